@@ -1,0 +1,309 @@
+"""The messages between scheduler and agents, and the Redis keys they travel by.
+
+The one module that both sides import. Commands go from the scheduler to one agent, in the stream
+`executor:{id}:commands`; events come back from all agents (and, as wake-ups, from the web processes) in the
+stream `events`. Each stream entry has one field, `m`: a JSON object `{"v": 1, "kind": …, …fields}`.
+
+Units: CPU in millicores, memory in bytes, durations in seconds, times as RFC 3339 UTC strings, progress in percent.
+"""
+
+import dataclasses
+import json
+import types
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Union, get_args, get_origin, get_type_hints
+
+VERSION = 1
+FIELD = b"m"
+
+
+class UnknownMessage(ValueError):
+    """A message of a kind that this version does not know: log it and skip it."""
+
+
+class MalformedMessage(ValueError):
+    """A message that is not JSON, or lacks a field its kind requires: log it and skip it."""
+
+
+# --- What messages are made of ---------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Gpu:
+    """One GPU device of a node. `index` is nvidia-smi's; `uuid` is what Docker is asked for."""
+
+    index: int
+    uuid: str
+    model: str
+    memory_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class HeldAttempt:
+    """An attempt that an agent has accepted and not yet reported as finished."""
+
+    job_id: str
+    attempt: int
+
+
+# --- Commands: scheduler to agent ------------------------------------------------------------------------------
+#
+# Every command to one executor has a number, `seq`, growing by one and given by the database in the transaction that
+# decided the command. The entry's id in the stream is `{seq}-0`: Redis itself refuses a second copy of a command,
+# and "the agent has passed command N" is a comparison of two integers.
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StartAttempt:
+    kind: ClassVar[str] = "start"
+    seq: int
+    job_id: str
+    attempt: int
+    image: str
+    command: list[str]
+    env: dict[str, str] = field(default_factory=dict)
+    working_dir: str = ""
+    cpu_millicores: int
+    memory_bytes: int
+    gpu_indices: list[int] = field(default_factory=list)
+    timeout_seconds: int
+    job_name: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StopAttempt:
+    """Stop an attempt: SIGTERM, then SIGKILL after `grace_seconds`.
+
+    `why` is `abort` (a person asked), `timeout` (the scheduler's own clock) or `superseded` (the database no longer
+    counts this attempt). An attempt that was accepted and has no container yet is dropped and reported as stopped.
+    """
+
+    kind: ClassVar[str] = "stop"
+    seq: int
+    job_id: str
+    attempt: int
+    why: str
+    grace_seconds: int = 10
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prefetch:
+    """Pull an image before a job needs it."""
+
+    kind: ClassVar[str] = "prefetch"
+    seq: int
+    image: str
+
+
+Command = StartAttempt | StopAttempt | Prefetch
+
+
+# --- Events: agent to scheduler --------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Hello:
+    """First event after an agent starts, reconnects or finds Redis emptied: all there is to know of the node."""
+
+    kind: ClassVar[str] = "hello"
+    executor_id: str
+    name: str
+    address: str
+    cpu_millicores: int
+    memory_bytes: int
+    reserve_cpu_millicores: int = 0
+    reserve_memory_bytes: int = 0
+    gpus: list[Gpu] = field(default_factory=list)
+    labels: dict[str, str] = field(default_factory=dict)
+    docker_version: str = ""
+    agent_version: str = ""
+    last_command: int
+    held: list[HeldAttempt] = field(default_factory=list)
+    problem: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Heartbeat:
+    """`last_command` is the seq of the last command the agent processed; `problem` says why it is unhealthy, or ''."""
+
+    kind: ClassVar[str] = "heartbeat"
+    executor_id: str
+    last_command: int
+    held: list[HeldAttempt] = field(default_factory=list)
+    problem: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AttemptProgress:
+    """What an attempt that is not running yet is doing, in words: 'pulling alpine:3.20: 40 %'."""
+
+    kind: ClassVar[str] = "attempt_progress"
+    executor_id: str
+    job_id: str
+    attempt: int
+    detail: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AttemptRunning:
+    kind: ClassVar[str] = "attempt_running"
+    executor_id: str
+    job_id: str
+    attempt: int
+    container_id: str
+    started_at: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AttemptFinished:
+    """The last event of an attempt. `reason` is one of `jobs.lifecycle.EndReason`; `message` a sentence for a person.
+
+    `exit_code`, `oom_killed` and the times are the engine's own; None where no container ever ran.
+    """
+
+    kind: ClassVar[str] = "attempt_finished"
+    executor_id: str
+    job_id: str
+    attempt: int
+    reason: str
+    message: str = ""
+    exit_code: int | None = None
+    oom_killed: bool = False
+    container_id: str = ""
+    started_at: str | None = None
+    finished_at: str | None = None
+
+
+# --- Events: web to scheduler ----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wake:
+    """The database has something new for the scheduler: a submitted job, an abort. `job_ids` says which."""
+
+    kind: ClassVar[str] = "wake"
+    job_ids: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PassRequest:
+    """Run a pass and RPUSH its result, a JSON object, to the list `reply_to`, which the asker pops."""
+
+    kind: ClassVar[str] = "pass_request"
+    reply_to: str
+
+
+Event = Hello | Heartbeat | AttemptProgress | AttemptRunning | AttemptFinished | Wake | PassRequest
+Message = Command | Event
+
+_KINDS: dict[str, type] = {cls.kind: cls for cls in get_args(Message)}
+
+
+# --- On the wire -----------------------------------------------------------------------------------------------
+
+
+def encode(message: Message) -> bytes:
+    """The message as JSON, for the field `m` of a stream entry."""
+    body = {"v": VERSION, "kind": message.kind, **dataclasses.asdict(message)}
+    return json.dumps(body, ensure_ascii=False, separators=(",", ":")).encode()
+
+
+def decode(data: bytes) -> Message:
+    """The message that `encode` made; unknown fields are ignored.
+
+    Raises UnknownMessage for a kind this version does not know and MalformedMessage for anything else unreadable.
+    """
+    try:
+        body = json.loads(data)
+        kind = body["kind"]
+    except (ValueError, TypeError, KeyError) as error:
+        raise MalformedMessage(f"not a message: {data[:200]!r}") from error
+    cls = _KINDS.get(kind)
+    if cls is None:
+        raise UnknownMessage(f"unknown kind of message: {kind!r}")
+    message: Message = _build(cls, body)
+    return message
+
+
+def _build(cls: type, body: Any) -> Any:
+    if not isinstance(body, dict):
+        raise MalformedMessage(f"{cls.__name__} is not an object: {body!r}")
+    hints = _hints(cls)
+    try:
+        return cls(**{name: _value(hint, body[name]) for name, hint in hints.items() if name in body})
+    except TypeError as error:
+        raise MalformedMessage(f"{cls.__name__}: {error}") from error
+
+
+def _value(hint: Any, value: Any) -> Any:
+    """`value` checked against one field's type, nested dataclasses built."""
+    origin = get_origin(hint)
+    if origin in (Union, types.UnionType):
+        if value is None and types.NoneType in get_args(hint):
+            return None
+        return _value(next(arg for arg in get_args(hint) if arg is not types.NoneType), value)
+    if dataclasses.is_dataclass(hint):
+        return _build(hint, value)  # type: ignore[arg-type]
+    if origin is list and isinstance(value, list):
+        return [_value(get_args(hint)[0], item) for item in value]
+    if origin is dict and isinstance(value, dict):
+        return {str(key): _value(get_args(hint)[1], item) for key, item in value.items()}
+    if isinstance(value, origin or hint) and not (hint is int and isinstance(value, bool)):
+        return value
+    raise TypeError(f"expected {hint}, got {value!r}")
+
+
+_HINTS: dict[type, dict[str, Any]] = {}
+
+
+def _hints(cls: type) -> dict[str, Any]:
+    hints = _HINTS.get(cls)
+    if hints is None:
+        known = get_type_hints(cls)
+        hints = _HINTS[cls] = {item.name: known[item.name] for item in dataclasses.fields(cls)}
+    return hints
+
+
+# --- Redis keys ------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Keys:
+    """Every Redis key and pub/sub channel of the system. `prefix` lets several clusters share one Redis."""
+
+    prefix: str = ""
+
+    @property
+    def events(self) -> str:
+        return f"{self.prefix}events"
+
+    def commands(self, executor_id: str) -> str:
+        return f"{self.prefix}executor:{executor_id}:commands"
+
+    def samples(self, executor_id: str) -> str:
+        return f"{self.prefix}executor:{executor_id}:samples"
+
+    def job_logs(self, job_id: str) -> str:
+        return f"{self.prefix}job_logs:{job_id}"
+
+    def job_logs_meta(self, job_id: str) -> str:
+        """Hash: `lines` ever written, `bytes` kept, `dropped` lines cut from the front, `complete` 0 or 1, and the
+        agent's own bookkeeping (`agent/logs.py`)."""
+        return f"{self.prefix}job_logs_meta:{job_id}"
+
+    def log_channel(self, job_id: str) -> str:
+        """Pub/sub: a message here says that `job_logs:{job_id}` grew or is complete."""
+        return f"{self.prefix}live:logs:{job_id}"
+
+    @property
+    def changes_channel(self) -> str:
+        """Pub/sub: JSON `{"jobs": [ids], "executors": [ids]}` of rows that changed in the database."""
+        return f"{self.prefix}live:changes"
+
+    def reply(self, request_id: str) -> str:
+        return f"{self.prefix}reply:{request_id}"
+
+
+CONSUMER_GROUP = "scheduler"
+"""The one consumer group of `events`. Its one consumer bears the same name whichever scheduler leads, so that a new
+leader finds what the last one read and did not acknowledge."""

@@ -1,0 +1,75 @@
+"""An executor: a node with an agent, as it last described itself."""
+
+from django.db import models
+from django.db.models import Count, Q, Sum
+from django.db.models.functions import Coalesce
+from django.urls import reverse
+
+
+class ExecutorQuerySet(models.QuerySet["Executor"]):
+    def with_allocation(self) -> "ExecutorQuerySet":
+        """Annotates what live attempts hold: allocated_cpu_millicores, allocated_memory_bytes, allocated_gpus and
+        live_attempts (their number)."""
+        live = Q(attempts__finished_at__isnull=True, attempts__isnull=False)
+        return self.annotate(
+            allocated_cpu_millicores=Coalesce(Sum("attempts__job__cpu_millicores", filter=live), 0),
+            allocated_memory_bytes=Coalesce(Sum("attempts__job__memory_bytes", filter=live), 0),
+            allocated_gpus=Coalesce(Sum("attempts__job__gpu_count", filter=live), 0),
+            live_attempts=Count("attempts", filter=live),
+        )
+
+
+class Executor(models.Model):
+    """Written by the scheduler from the agent's hello and heartbeats (`executors/registry.py`), and by operators.
+
+    CPU in millicores, memory in bytes. What is free is never stored: it is capacity − reserve − live attempts.
+    """
+
+    class State(models.TextChoices):
+        ONLINE = "ONLINE"
+        UNHEALTHY = "UNHEALTHY"
+        """Its heartbeats come and name a problem, such as a Docker Engine that does not answer; nothing is placed."""
+        LOST = "LOST"
+        """Its heartbeats stopped; its attempts were closed and re-queued."""
+
+    id = models.CharField(primary_key=True, max_length=64)
+    name = models.CharField(max_length=255)
+    address = models.CharField(max_length=255, blank=True)
+    state = models.CharField(max_length=16, choices=State.choices, default=State.ONLINE)
+    problem = models.TextField(blank=True, help_text="Why it is unhealthy or lost, in words.")
+    schedulable = models.BooleanField(default=True, help_text="Off: running jobs go on, nothing new is placed.")
+
+    cpu_millicores = models.PositiveIntegerField()
+    memory_bytes = models.PositiveBigIntegerField()
+    reserve_cpu_millicores = models.PositiveIntegerField(default=0)
+    reserve_memory_bytes = models.PositiveBigIntegerField(default=0)
+    gpus = models.JSONField(
+        default=list, blank=True, help_text="As agent.protocol.Gpu: index, uuid, model, memory_bytes."
+    )
+    labels = models.JSONField(default=dict, blank=True)
+    docker_version = models.CharField(max_length=64, blank=True)
+    agent_version = models.CharField(max_length=64, blank=True)
+
+    registered_at = models.DateTimeField(auto_now_add=True)
+    last_heartbeat_at = models.DateTimeField(help_text="By the scheduler's clock, when it received it.")
+    last_command = models.PositiveBigIntegerField(default=0, help_text="The seq of the last command given to it.")
+    passed_command = models.PositiveBigIntegerField(default=0, help_text="The seq of the last command it processed.")
+
+    objects = ExecutorQuerySet.as_manager()
+
+    class Meta:
+        ordering = ["name", "id"]
+
+    def __str__(self) -> str:
+        return self.name
+
+    def get_absolute_url(self) -> str:
+        return reverse("executors:detail", args=[self.id])
+
+    @property
+    def allocatable_cpu_millicores(self) -> int:
+        return max(0, self.cpu_millicores - self.reserve_cpu_millicores)
+
+    @property
+    def allocatable_memory_bytes(self) -> int:
+        return max(0, self.memory_bytes - self.reserve_memory_bytes)

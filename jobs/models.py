@@ -1,0 +1,146 @@
+"""What must never be lost of jobs: the jobs, their attempts, and the lease that says which scheduler leads.
+
+A state is written by `jobs/transitions.py` alone, which asks `jobs/lifecycle.py` first.
+"""
+
+import uuid
+
+import uuid_utils.compat
+from django.conf import settings
+from django.db import models
+from django.db.models import Q
+from django.urls import reverse
+
+from executors.models import Executor
+from jobs.lifecycle import FINAL, LIVE, EndReason, State
+
+STATE_CHOICES = [(state.value, state.value) for state in State]
+LIVE_STATES = sorted(LIVE)
+FINAL_STATES = sorted(FINAL)
+
+
+def new_job_id() -> uuid.UUID:
+    """A time-ordered UUID (version 7, RFC 9562), so that jobs sort by submission and inserts stay local."""
+    return uuid_utils.compat.uuid7()
+
+
+class Job(models.Model):
+    """What a person asked for, and what became of it. CPU in millicores, memory in bytes."""
+
+    id = models.UUIDField(primary_key=True, default=new_job_id, editable=False)
+    name = models.CharField(max_length=200, blank=True)
+    owner = models.ForeignKey(settings.AUTH_USER_MODEL, null=True, blank=True, on_delete=models.SET_NULL)
+
+    image = models.CharField(max_length=512)
+    command = models.JSONField(default=list, blank=True, help_text="List of strings; empty runs the image's own.")
+    env = models.JSONField(default=dict, blank=True)
+    working_dir = models.CharField(max_length=1024, blank=True)
+    cpu_millicores = models.PositiveIntegerField()
+    memory_bytes = models.PositiveBigIntegerField()
+    gpu_type = models.CharField(max_length=100, blank=True, help_text="'' for none, 'any', or part of a model's name.")
+    gpu_count = models.PositiveSmallIntegerField(default=0)
+    labels = models.JSONField(default=dict, blank=True, help_text="Labels an executor must have, as name: value.")
+    shape = models.CharField(max_length=64, editable=False, help_text="Digest of what placement compares.")
+    timeout_seconds = models.PositiveIntegerField(default=3600)
+    max_retries = models.PositiveSmallIntegerField(default=0)
+    priority = models.SmallIntegerField(default=0, help_text="Higher goes first.")
+
+    state = models.CharField(max_length=16, choices=STATE_CHOICES, default=State.PENDING.value)
+    reason = models.CharField(max_length=40, blank=True, help_text="A code of jobs.lifecycle.EndReason, or ''.")
+    reason_text = models.TextField(blank=True, help_text="The reason as a sentence for a person.")
+    exit_code = models.IntegerField(null=True, blank=True)
+    submitted_at = models.DateTimeField()
+    started_at = models.DateTimeField(null=True, blank=True, help_text="By the engine, of the last attempt that ran.")
+    finished_at = models.DateTimeField(null=True, blank=True)
+    abort_requested_at = models.DateTimeField(null=True, blank=True)
+
+    attempt_number = models.PositiveIntegerField(default=0, help_text="The current attempt's; 0 before the first.")
+    executor = models.ForeignKey(
+        Executor, null=True, blank=True, on_delete=models.SET_NULL, help_text="Where the current attempt runs or ran."
+    )
+    retries_used = models.PositiveSmallIntegerField(default=0)
+    platform_failures = models.PositiveSmallIntegerField(default=0)
+    not_before = models.DateTimeField(null=True, blank=True, help_text="A re-queued job is not placed before this.")
+
+    class Meta:
+        ordering = ["-id"]
+        indexes = [
+            models.Index(fields=["state", "-priority", "id"], name="job_queue"),
+            models.Index(fields=["state", "-id"], name="job_state_recent"),
+            models.Index(fields=["executor", "-id"], name="job_executor_recent"),
+        ]
+
+    def __str__(self) -> str:
+        return self.name or str(self.id)
+
+    def get_absolute_url(self) -> str:
+        return reverse("jobs:detail", args=[self.id])
+
+    @property
+    def is_final(self) -> bool:
+        return self.state in FINAL
+
+    @property
+    def is_aborting(self) -> bool:
+        return self.abort_requested_at is not None and not self.is_final
+
+
+class Attempt(models.Model):
+    """One try at running a job on one executor. `(job, number)` is the fencing token of every message about it."""
+
+    job = models.ForeignKey(Job, on_delete=models.CASCADE, related_name="attempts")
+    number = models.PositiveIntegerField()
+    executor = models.ForeignKey(Executor, null=True, on_delete=models.SET_NULL, related_name="attempts")
+    executor_name = models.CharField(max_length=255, help_text="Kept when the executor is forgotten.")
+    gpu_indices = models.JSONField(default=list, blank=True)
+
+    state = models.CharField(max_length=16, choices=STATE_CHOICES, default=State.STARTING.value)
+    reason = models.CharField(max_length=40, blank=True, choices=[(r.value, r.value) for r in EndReason])
+    reason_text = models.TextField(blank=True)
+    progress = models.CharField(max_length=300, blank=True, help_text="What a STARTING attempt is doing, in words.")
+    exit_code = models.IntegerField(null=True, blank=True)
+    oom_killed = models.BooleanField(default=False)
+    container_id = models.CharField(max_length=64, blank=True)
+    placed_at = models.DateTimeField()
+    started_at = models.DateTimeField(null=True, blank=True, help_text="By the engine.")
+    finished_at = models.DateTimeField(null=True, blank=True, help_text="By the engine where a container ran.")
+
+    start_command = models.PositiveBigIntegerField(help_text="The seq of its start command.")
+    stop_command = models.PositiveBigIntegerField(null=True, blank=True, help_text="The seq of its stop command.")
+    stop_why = models.CharField(max_length=16, blank=True, help_text="As agent.protocol.StopAttempt.why.")
+
+    class Meta:
+        ordering = ["job", "number"]
+        constraints = [
+            models.UniqueConstraint(fields=["job", "number"], name="attempt_number_once"),
+            models.UniqueConstraint(fields=["job"], condition=Q(finished_at__isnull=True), name="attempt_one_live"),
+            models.CheckConstraint(
+                condition=Q(state__in=LIVE_STATES, finished_at__isnull=True)
+                | Q(state__in=FINAL_STATES, finished_at__isnull=False),
+                name="attempt_live_until_finished",
+            ),
+        ]
+        indexes = [models.Index(fields=["executor"], condition=Q(finished_at__isnull=True), name="attempt_live")]
+
+    def __str__(self) -> str:
+        return f"{self.job_id} attempt {self.number}"
+
+    @property
+    def container_name(self) -> str:
+        return f"job-{self.job_id}-{self.number}"
+
+
+class SchedulerLease(models.Model):
+    """The one row (id 1) that says which scheduler leads, until when, and its term.
+
+    The term grows by one each time another scheduler takes over; a transaction that places checks holder and term.
+    """
+
+    id = models.PositiveSmallIntegerField(primary_key=True, default=1)
+    holder = models.CharField(max_length=255)
+    term = models.PositiveBigIntegerField(default=0)
+    expires_at = models.DateTimeField()
+    last_pass_at = models.DateTimeField(null=True)
+
+    def __str__(self) -> str:
+        return f"term {self.term}, held by {self.holder}"
