@@ -18,7 +18,7 @@ import pytest
 import redis
 
 from agent.protocol import Keys
-from tests.conftest import free_port, start_redis
+from tests.parts import free_port, start_redis
 
 ROOT = Path(__file__).resolve().parent.parent
 FINAL = {"SUCCEEDED", "FAILED", "ABORTED"}
