@@ -216,9 +216,9 @@ def decode(data: bytes) -> Message:
     try:
         body = json.loads(data)
         kind = body["kind"]
-    except (ValueError, TypeError, KeyError) as error:
+        cls = _KINDS.get(kind)
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
         raise MalformedMessage(f"not a message: {data[:200]!r}") from error
-    cls = _KINDS.get(kind)
     if cls is None:
         raise UnknownMessage(f"unknown kind of message: {kind!r}")
     message: Message = _build(cls, body)
