@@ -8,6 +8,7 @@ import json
 import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
+from uuid import UUID
 
 import redis
 import redis.asyncio
@@ -57,7 +58,7 @@ class LogPage:
         return self.first + len(self.lines)
 
 
-def read_log(client: redis.Redis, job_id: object, offset: int | None = None, limit: int = PAGE_LINES) -> LogPage:
+def read_log(client: redis.Redis, job_id: UUID | str, offset: int | None = None, limit: int = PAGE_LINES) -> LogPage:
     """At most `limit` lines from `offset` on, or the last `limit` where it is None.
 
     An offset before the lines that are kept is moved to the first kept one: compare `first`. Raises RedisUnavailable.
@@ -66,14 +67,14 @@ def read_log(client: redis.Redis, job_id: object, offset: int | None = None, lim
 
 
 async def read_log_async(
-    client: redis.asyncio.Redis, job_id: object, offset: int | None = None, limit: int = PAGE_LINES
+    client: redis.asyncio.Redis, job_id: UUID | str, offset: int | None = None, limit: int = PAGE_LINES
 ) -> LogPage:
     """As `read_log`, for an event loop."""
     return _page(await client.eval(_READ, 2, *_script_arguments(job_id, offset, limit)))
 
 
 async def follow_log(
-    client: redis.asyncio.Redis, job_id: object, offset: int | None = 0, limit: int = PAGE_LINES
+    client: redis.asyncio.Redis, job_id: UUID | str, offset: int | None = 0, limit: int = PAGE_LINES
 ) -> AsyncIterator[LogPage]:
     """Pages of a log from `offset` on (None: from its last `limit` lines), each as soon as there are lines for it.
 
@@ -110,7 +111,7 @@ class _Ending:
         return complete or not self.wrote_something or time.monotonic() >= self.give_up_at
 
 
-async def _look_at_job(job_id: object, before: _Ending | None) -> _Ending | None:
+async def _look_at_job(job_id: UUID | str, before: _Ending | None) -> _Ending | None:
     """None for a job that has not ended; what was known `before` keeps its clock."""
     if before is not None:
         return before
@@ -152,7 +153,7 @@ async def _wait_for_hint(hints: redis.asyncio.client.PubSub, job_id: str) -> boo
         job_may_have_changed |= is_change and concerns_job
 
 
-def _script_arguments(job_id: object, offset: int | None, limit: int) -> tuple[str, str, str | int, int]:
+def _script_arguments(job_id: UUID | str, offset: int | None, limit: int) -> tuple[str, str, str | int, int]:
     log_keys = keys().job_logs(str(job_id)), keys().job_logs_meta(str(job_id))
     return (*log_keys, "" if offset is None else offset, limit)
 

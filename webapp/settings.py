@@ -110,10 +110,10 @@ MIDDLEWARE = [
     "django.middleware.csrf.CsrfViewMiddleware",
     "django.contrib.auth.middleware.AuthenticationMiddleware",
     "webapp.auth.LocalUserMiddleware",
-    "webapp.auth.LoginRequiredMiddleware",
     "django.contrib.messages.middleware.MessageMiddleware",
     "django.middleware.clickjacking.XFrameOptionsMiddleware",
     "django_htmx.middleware.HtmxMiddleware",
+    "webapp.auth.LoginRequiredMiddleware",  # sync and innermost, which makes the chain change threads once
 ]
 
 ROOT_URLCONF = "webapp.urls"

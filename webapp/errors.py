@@ -1,0 +1,65 @@
+"""The one shape of every error that the API answers, whoever notices it: Django, ninja or our own code.
+
+    {"error": {"code": "invalid", "message": "…", "fields": {"cpu_cores": ["…"]}}}
+
+`code` is for programs and never changes; `message` and the sentences of `fields` are for people.
+"""
+
+from collections.abc import Mapping
+
+from django.http import HttpRequest, HttpResponse, JsonResponse
+from django.views import defaults
+
+API_PREFIX = "/api/"
+SEED_PATHS = ("/jobs", "/executors", "/stats", "/schedule", "/health")
+"""The seed's own paths, aliases of those under /api/v1; pages have the same names with a slash at the end."""
+
+MESSAGES = {
+    400: ("bad_request", "The request cannot be understood."),
+    401: ("not_authenticated", "Log in, or send a name and password by HTTP Basic."),
+    403: ("forbidden", "This is not allowed."),
+    404: ("not_found", "There is nothing at this address; /api/v1/docs lists what there is."),
+    405: ("method_not_allowed", "This address does not take this method."),
+    413: ("too_large", "A request may be 1 MB at most."),
+    500: ("internal_error", "Something went wrong on the server; its log says what."),
+}
+
+
+def error_response(
+    status: int, message: str = "", code: str = "", fields: Mapping[str, list[str]] | None = None
+) -> JsonResponse:
+    """An error as JSON; code and message are the usual ones of the status where none are given."""
+    usual_code, usual_message = MESSAGES.get(status, MESSAGES[400])
+    error = {"code": code or usual_code, "message": message or usual_message, "fields": fields or {}}
+    return JsonResponse({"error": error}, status=status, json_dumps_params={"ensure_ascii": False})
+
+
+def is_api_path(path: str) -> bool:
+    """Whether a path belongs to the API, under /api/ or as one of the seed's; pages end in a slash."""
+    if path.startswith(API_PREFIX):
+        return True
+    return not path.endswith("/") and any(path == seed or path.startswith(f"{seed}/") for seed in SEED_PATHS)
+
+
+def prefers_html(request: HttpRequest) -> bool:
+    """Whether this is a browser that navigates, rather than a script: it asks for HTML before JSON."""
+    return request.get_preferred_type(["application/json", "text/html"]) == "text/html"
+
+
+# --- For Django: handler400 and so on in urls.py -----------------------------------------------------------------
+
+
+def bad_request(request: HttpRequest, exception: Exception) -> HttpResponse:
+    return error_response(400) if is_api_path(request.path) else defaults.bad_request(request, exception)
+
+
+def forbidden(request: HttpRequest, exception: Exception) -> HttpResponse:
+    return error_response(403) if is_api_path(request.path) else defaults.permission_denied(request, exception)
+
+
+def not_found(request: HttpRequest, exception: Exception) -> HttpResponse:
+    return error_response(404) if is_api_path(request.path) else defaults.page_not_found(request, exception)
+
+
+def server_error(request: HttpRequest) -> HttpResponse:
+    return error_response(500) if is_api_path(request.path) else defaults.server_error(request)
