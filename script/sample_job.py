@@ -4,6 +4,7 @@ import json
 import time
 import urllib.error
 import urllib.request
+from collections.abc import Callable
 from typing import Any
 
 from script.console import Problem, say
@@ -15,28 +16,35 @@ JOB_SECONDS = 60
 _opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # a proxy has no business on loopback
 
 
-def wait_until_ready(address: str, still_runs: Any) -> None:
-    """Returns when /health is well and an executor is online; `still_runs()` false ends the wait.
+def wait_for_health(address: str, still_runs: Callable[[], bool]) -> None:
+    """Returns when /health says that all is well. Raises Problem where that does not come."""
+    _wait("The system is not well", still_runs, lambda: _get(f"{address}/health")["status"] == "ok")
 
-    Raises Problem where that takes longer than READY_SECONDS, with what was last heard.
-    """
+
+def wait_for_executor(address: str, still_runs: Callable[[], bool]) -> None:
+    """Returns when an executor is online. Raises Problem where that does not come."""
+
+    def online() -> bool:
+        return any(executor["state"] == "ONLINE" for executor in _get(f"{address}/executors")["executors"])
+
+    _wait("No executor came online", still_runs, online)
+
+
+def _wait(otherwise: str, still_runs: Callable[[], bool], probe: Callable[[], bool]) -> None:
     deadline = time.monotonic() + READY_SECONDS
-    last = "nothing yet"
-    while time.monotonic() < deadline:
-        if not still_runs():
-            raise Problem("One of the processes ended while starting; its lines above say why.")
+    last = ""
+    while still_runs():
         try:
-            _get(f"{address}/health")
-            executors = _get(f"{address}/executors")["executors"]
-            if any(executor["state"] == "ONLINE" for executor in executors):
+            if probe():
                 return
-            last = f"no executor is online: {json.dumps(executors)}"
         except urllib.error.HTTPError as error:
-            last = f"HTTP {error.code}: {error.read().decode(errors='replace')[:500]}"
+            last = f" Last answer: HTTP {error.code}: {error.read().decode(errors='replace')[:500]}"
         except (OSError, ValueError) as error:
-            last = str(error)
+            last = f" Last answer: {error}"
+        if time.monotonic() > deadline:
+            raise Problem(f"{otherwise} within {READY_SECONDS} s; the lines above say why.{last}")
         time.sleep(0.1)
-    raise Problem(f"The system was not ready after {READY_SECONDS} s. Last answer: {last}")
+    raise Problem("One of the processes ended while starting, so all were stopped; its lines above say why.")
 
 
 def run_sample_job(address: str, image: str) -> str:

@@ -21,7 +21,7 @@ from script.engine import available_engine
 from script.private_redis import available_redis, free_port
 from script.processes import running
 from script.sample_image import sample_image
-from script.sample_job import run_sample_job, wait_until_ready
+from script.sample_job import run_sample_job, wait_for_executor, wait_for_health
 
 ROOT = Path(__file__).resolve().parent.parent
 VAR = Path(os.environ.get("VAR_DIR", ROOT / "var")).resolve()
@@ -70,8 +70,13 @@ def _serve(stack: ExitStack) -> int:
     env = _environment(host, port, url, is_open)
     honcho = stack.enter_context(running([sys.executable, "-m", "honcho", "start"], env=env, cwd=ROOT, patience=20))
     address = f"http://{_bracketed(WILDCARDS.get(host, host))}:{port}"
+
+    def still_runs() -> bool:
+        return honcho.poll() is None
+
+    wait_for_health(address, still_runs)
     if is_open:
-        wait_until_ready(address, lambda: honcho.poll() is None)
+        wait_for_executor(address, still_runs)
         _print_welcome(address, url, _try_a_job(address, image))
     else:
         _print_login_needed(address, host)
