@@ -1,0 +1,283 @@
+"""Live pages: what many browsers look at is rendered once, when it changed, and sent to all of them.
+
+One hub a web process (more exactly: an event loop) holds one Redis subscription. A **view** is a piece of a page: a key,
+a function that renders it to fragments (element id → HTML), and a test that says which changes concern it. A **watcher**
+is one open page. Changes only mark views as dirty; a tick renders each dirty view once, whoever looks, and gives the
+watchers the fragments that came out different. With nobody watching, the hub holds no connection and no task.
+"""
+
+import asyncio
+import json
+import logging
+import random
+import weakref
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import redis.asyncio
+from channels.db import database_sync_to_async
+from redis.asyncio.client import PubSub
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+from redis.exceptions import RedisError
+
+from executors import broker
+
+logger = logging.getLogger(__name__)
+
+TICK_SECONDS = 0.15
+"""The shortest time between two renderings: a burst of changes costs one."""
+REFRESH_SECONDS = 5.0
+"""How often views are rendered without a change, for what no change tells of: use, heartbeats."""
+RECONNECT_SECONDS = 0.5, 5.0
+"""First and longest wait before the next try to reach Redis."""
+
+Fragments = dict[str, str]
+"""Element id → the HTML of that element."""
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """Ids of rows that changed in the database; `everything` where it is unknown which."""
+
+    jobs: frozenset[str] = frozenset()
+    executors: frozenset[str] = frozenset()
+    everything: bool = False
+
+
+def any_change(change: Change) -> bool:
+    return True
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """A piece of a page. Two views with the same key show the same, so only one of them is rendered.
+
+    `render` is called in a thread and may use the database and Redis. `refreshes`: also render it every
+    REFRESH_SECONDS.
+    """
+
+    key: str
+    render: Callable[[], Fragments]
+    concerns: Callable[[Change], bool] = any_change
+    refreshes: bool = True
+
+
+class Watcher(Protocol):
+    """One open page. Neither call may block."""
+
+    def offer(self, fragments: Fragments) -> None:
+        """These fragments are new."""
+
+    def offer_status(self, connected: bool) -> None:
+        """Whether changes reach the hub: False while Redis is away."""
+
+
+@dataclass(slots=True)
+class _Shown:
+    """A view that somebody looks at. `newcomers` have seen nothing of it yet."""
+
+    view: View
+    fragments: Fragments = field(default_factory=dict)
+    watchers: set[Watcher] = field(default_factory=set)
+    newcomers: set[Watcher] = field(default_factory=set)
+    dirty: bool = True
+
+
+class Hub:
+    """See the module. Every method is called in the event loop that the hub belongs to."""
+
+    def __init__(self) -> None:
+        self._shown: dict[str, _Shown] = {}
+        self._signals: dict[str, set[asyncio.Event]] = {}
+        self._dirty = asyncio.Event()
+        self._connected = True
+        self._pubsub: PubSub | None = None
+        self._client: redis.asyncio.Redis | None = None
+        self._tasks: list[asyncio.Task[None]] = []
+        self._closing: asyncio.Task[None] | None = None
+
+    # --- for consumers ---------------------------------------------------------------------------------------------
+
+    @contextmanager
+    def watching(self, view: View, watcher: Watcher) -> Iterator[None]:
+        """While inside, `watcher` is offered the view's fragments: all of them at first, then what changes."""
+        shown = self._shown.setdefault(view.key, _Shown(view))
+        shown.watchers.add(watcher)
+        shown.newcomers.add(watcher)
+        shown.dirty = True
+        self._dirty.set()
+        self._start()
+        watcher.offer_status(self._connected)
+        try:
+            yield
+        finally:
+            shown.watchers.discard(watcher)
+            shown.newcomers.discard(watcher)
+            if not shown.watchers:
+                self._shown.pop(view.key, None)
+            self._stop_if_idle()
+
+    @asynccontextmanager
+    async def listening(self, channel: str) -> AsyncIterator[asyncio.Event]:
+        """While inside, the event is set when a message arrives on the Redis channel, or when one may have been missed.
+
+        Any number of listeners share one subscription.
+        """
+        signal = asyncio.Event()
+        self._signals.setdefault(channel, set()).add(signal)
+        self._start()
+        await self._follow_channels()
+        try:
+            yield signal
+        finally:
+            self._signals[channel].discard(signal)
+            if not self._signals[channel]:
+                del self._signals[channel]
+            self._stop_if_idle()
+            await self._follow_channels()
+
+    @property
+    def client(self) -> redis.asyncio.Redis:
+        """A Redis client that all watchers share, for as long as there are any."""
+        if self._client is None:
+            self._client = broker.async_client()
+        return self._client
+
+    # --- life ------------------------------------------------------------------------------------------------------
+
+    def _start(self) -> None:
+        if not self._tasks:
+            loop = asyncio.get_running_loop()
+            self._connected = True
+            self._tasks = [loop.create_task(work) for work in (self._listen(), self._tick(), self._refresh())]
+
+    def _stop_if_idle(self) -> None:
+        if not self._shown and not self._signals:
+            for task in self._tasks:
+                task.cancel()
+            self._tasks = []
+            if self._client is not None:
+                self._closing = asyncio.get_running_loop().create_task(self._client.aclose())
+                self._client = None
+
+    # --- Redis -----------------------------------------------------------------------------------------------------
+
+    async def _listen(self) -> None:
+        """Hold the subscription for as long as somebody watches, whatever happens to Redis."""
+        wait = RECONNECT_SECONDS[0]
+        while True:
+            client = broker.async_client()
+            client.set_retry(Retry(NoBackoff(), 0))  # this loop reconnects, and must know that it did
+            pubsub = client.pubsub()
+            try:
+                await pubsub.subscribe(broker.keys().changes_channel, *self._signals)
+                self._pubsub = pubsub
+                async for message in pubsub.listen():
+                    wait = RECONNECT_SECONDS[0]
+                    self._receive(message)
+            except (RedisError, OSError) as error:
+                logger.warning("Pages get no changes, Redis is away: %s", error)
+            finally:
+                self._pubsub = None
+                with suppress(RedisError, OSError):
+                    await pubsub.aclose()  # type: ignore[no-untyped-call]
+                    await client.aclose()
+            self._set_connected(False)
+            await asyncio.sleep(wait * random.uniform(0.7, 1.3))  # noqa: S311
+            wait = min(wait * 2, RECONNECT_SECONDS[1])
+
+    async def _follow_channels(self) -> None:
+        """Make the subscription what the listeners want; where Redis is away, `_listen` does so when it is back."""
+        pubsub = self._pubsub
+        if pubsub is None:
+            return
+        wanted = {channel.encode() for channel in self._signals} | {broker.keys().changes_channel.encode()}
+        with suppress(RedisError, OSError):
+            if missing := wanted - set(pubsub.channels):
+                await pubsub.subscribe(*missing)
+            if surplus := set(pubsub.channels) - wanted - pubsub.pending_unsubscribe_channels:
+                await pubsub.unsubscribe(*surplus)
+
+    def _receive(self, message: dict[str, Any]) -> None:
+        channel = message["channel"].decode()
+        if channel == broker.keys().changes_channel:
+            if message["type"] == "subscribe":
+                # The first moment from which nothing can be missed; whatever was missed before it shows now.
+                self._set_connected(True)
+                self._mark(Change(everything=True))
+                for signals in self._signals.values():
+                    for signal in signals:
+                        signal.set()
+            elif message["type"] == "message":
+                self._mark(_parse(message["data"]))
+        else:
+            for signal in self._signals.get(channel, ()):
+                signal.set()
+
+    def _set_connected(self, connected: bool) -> None:
+        if connected != self._connected:
+            self._connected = connected
+            for shown in self._shown.values():
+                for watcher in shown.watchers:
+                    watcher.offer_status(connected)
+
+    # --- rendering -------------------------------------------------------------------------------------------------
+
+    def _mark(self, change: Change) -> None:
+        for shown in self._shown.values():
+            if change.everything or shown.view.concerns(change):
+                shown.dirty = True
+                self._dirty.set()
+
+    async def _refresh(self) -> None:
+        while True:
+            await asyncio.sleep(REFRESH_SECONDS)
+            for shown in self._shown.values():
+                if shown.view.refreshes:
+                    shown.dirty = True
+                    self._dirty.set()
+
+    async def _tick(self) -> None:
+        """The first change after a quiet time shows at once; those of a burst, together, a tick later."""
+        while True:
+            await self._dirty.wait()
+            self._dirty.clear()
+            for shown in [shown for shown in self._shown.values() if shown.dirty]:
+                await self._render(shown)
+            await asyncio.sleep(TICK_SECONDS)
+
+    async def _render(self, shown: _Shown) -> None:
+        shown.dirty = False
+        newcomers, shown.newcomers = shown.newcomers, set()
+        try:
+            fragments = await database_sync_to_async(shown.view.render)()
+        except Exception:
+            # Whatever it is, a database that is away or a fault in one view, the other views go on.
+            logger.exception("The live view %s could not be rendered", shown.view.key)
+            shown.newcomers |= newcomers
+            return
+        changed = {name: html for name, html in fragments.items() if shown.fragments.get(name) != html}
+        shown.fragments = fragments
+        for watcher in shown.watchers:
+            if news := fragments if watcher in newcomers else changed:
+                watcher.offer(news)
+
+
+def _parse(data: bytes) -> Change:
+    try:
+        body = json.loads(data)
+        return Change(frozenset(body.get("jobs", ())), frozenset(body.get("executors", ())))
+    except (ValueError, AttributeError, TypeError):
+        logger.warning("Not a change hint: %r", data[:200])
+        return Change(everything=True)
+
+
+_hubs: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, Hub] = weakref.WeakKeyDictionary()
+
+
+def hub() -> Hub:
+    """The hub of the running event loop."""
+    return _hubs.setdefault(asyncio.get_running_loop(), Hub())

@@ -1,0 +1,59 @@
+"""What executors really use, from the newest sample that each agent left in Redis."""
+
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from agent.protocol import FIELD
+from executors import broker
+from executors.broker import RedisUnavailable
+from executors.models import Executor
+
+FRESH_SECONDS = 120
+"""An older sample says nothing about now."""
+
+
+@dataclass(frozen=True, slots=True)
+class GpuUsage:
+    """One device: busy share in percent and memory in bytes, None where nvidia-smi does not know."""
+
+    percent: float | None
+    memory_bytes: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """One sample: the whole node's use, not only that of jobs. CPU in millicores, memory in bytes."""
+
+    cpu_millicores: float
+    memory_bytes: int
+    gpus: dict[int, GpuUsage] = field(default_factory=dict)
+
+
+def latest_usage(executors: Sequence[Executor]) -> dict[str, Usage]:
+    """Executor id → its newest sample. Executors without a fresh one are left out; all where Redis is away."""
+    pipeline = broker.client().pipeline(transaction=False)
+    for executor in executors:
+        pipeline.xrevrange(broker.keys().samples(executor.id), count=1)
+    try:
+        answers = pipeline.execute()
+    except RedisUnavailable:
+        return {}
+    usage = {}
+    for executor, entries in zip(executors, answers, strict=True):
+        if entries and (sample := _usage(entries[0][1], executor.cpu_millicores)):
+            usage[executor.id] = sample
+    return usage
+
+
+def _usage(entry: dict[bytes, bytes], cpu_millicores: int) -> Usage | None:
+    try:
+        body: dict[str, Any] = json.loads(entry[FIELD])
+        if time.time() - body["t"] > FRESH_SECONDS:
+            return None
+        gpus = {gpu["index"]: GpuUsage(gpu["percent"], gpu["memory_bytes"]) for gpu in body["gpus"]}
+        return Usage(body["cpu_percent"] / 100 * cpu_millicores, body["memory_bytes"], gpus)
+    except (ValueError, KeyError, TypeError):
+        return None

@@ -1,0 +1,149 @@
+"""The submit form: the browser's way of writing what `jobs.submission` checks."""
+
+import json
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from django import forms
+
+from executors.templatetags.display import gigabytes, shell
+from jobs.masking import MASK, masked, secret_names
+from jobs.models import Job
+from jobs.submission import InvalidSubmission, JobSubmission, parse_submission
+
+NUMBERS = {"cpu_cores", "memory_gb", "gpu_count", "timeout_seconds", "max_retries", "priority"}
+NAMED_TEXTS = {"env": "NAME=value", "labels": "name=value"}
+ADVANCED = ("env", "working_dir", "timeout_seconds", "max_retries", "priority", "labels")
+
+
+def _text(label: str | None = None, rows: int = 0, initial: str = "", help_text: str = "") -> forms.CharField:
+    """A field that takes anything: what is wrong with it, `jobs.submission` says."""
+    attributes = {"spellcheck": "false", "autocomplete": "off", "autocapitalize": "off"}
+    widget = forms.Textarea({**attributes, "rows": rows}) if rows else forms.TextInput(attributes)
+    return forms.CharField(label=label, required=False, widget=widget, initial=initial, help_text=help_text)
+
+
+class JobForm(forms.Form):
+    """Fields have the API's names, so that an error finds its place. What was typed stays text until it is checked."""
+
+    docker_image = _text("Image", help_text="As for docker run, such as alpine:latest.")
+    command = _text(rows=3, help_text="Split as a shell would. Empty runs the image's own.")
+    name = _text(help_text="Optional; how you find it again.")
+    cpu_cores = _text("CPU cores", initial="1", help_text="Fractions allowed.")
+    memory_gb = _text("Memory in GB", initial="1", help_text="0.25 is 256 MB.")
+    gpu_type = forms.CharField(label="GPU", required=False, widget=forms.Select, help_text="Never shared.")
+    gpu_count = _text("How many", help_text="Empty: one, with a GPU.")
+    env = _text(
+        "Environment", rows=4, help_text="One NAME=value a line. Values of secret-looking names are hidden later."
+    )
+    working_dir = _text("Working directory", help_text="Absolute, in the container.")
+    timeout_seconds = _text("Time-out in seconds", initial="3600", help_text="Stopped after that long.")
+    max_retries = _text("Retries", initial="0", help_text="Tries after a failure of its own.")
+    priority = _text(initial="0", help_text="Higher goes first.")
+    labels = _text("Executor labels", rows=2, help_text="Only executors with these: one name=value a line.")
+
+    submission: JobSubmission
+    """What was asked for, once `is_valid()` said so."""
+
+    def __init__(
+        self,
+        data: Mapping[str, Any] | None = None,
+        *,
+        source: Job | None = None,
+        may_take_secrets: bool = False,
+        gpu_models: Iterable[str] = (),
+    ) -> None:
+        """`source`: the job that is cloned; `may_take_secrets`: whether the values that the page hides come along."""
+        super().__init__(data, initial=initial_from(source) if source else None)
+        self.secrets = {name: source.env[name] for name in secret_names(source.env)} if source else {}
+        self.may_take_secrets = may_take_secrets
+        wanted = self["gpu_type"].value() or ""
+        others = [model for model in (*gpu_models, wanted) if model not in ("", "any")]
+        self.fields["gpu_type"].widget.choices = [  # type: ignore[attr-defined]
+            ("", "None"),
+            ("any", "Any model"),
+            *((model, model) for model in dict.fromkeys(others)),
+        ]
+
+    def clean(self) -> dict[str, Any]:
+        typed = super().clean() or {}
+        raw: dict[str, Any] = {}
+        for name, text in typed.items():
+            if text.strip():
+                raw[name] = self._value(name, text)
+        if not self.errors:
+            try:
+                self.submission = parse_submission(raw)
+            except InvalidSubmission as error:
+                for name, sentences in error.fields.items():
+                    self.add_error(name if name in self.fields else None, [forms.ValidationError(s) for s in sentences])
+        return typed
+
+    def _value(self, name: str, text: str) -> Any:
+        if name in NUMBERS:
+            return _number(text)
+        if name in NAMED_TEXTS:
+            return self._named_texts(name, text)
+        return text
+
+    def _named_texts(self, name: str, text: str) -> dict[str, str]:
+        """One `NAME=value` a line; empty lines are skipped."""
+        values: dict[str, str] = {}
+        for number, line in enumerate(text.splitlines(), start=1):
+            key, separator, value = line.partition("=")
+            key = key.strip()
+            if not line.strip():
+                continue
+            if not separator:
+                self.add_error(name, f"Line {number} has no '=': write it as {NAMED_TEXTS[name]}.")
+            elif key in values:
+                self.add_error(name, f"Line {number} gives {key} a second time: keep one of them.")
+            values[key] = self._revealed(key, value) if name == "env" else value
+        return values
+
+    def _revealed(self, name: str, value: str) -> str:
+        """The value of a variable; where the page hid it and it was left so, the cloned job's own."""
+        if value != MASK or name not in self.secrets:
+            return value
+        if not self.may_take_secrets:
+            self.add_error("env", f"The value of {name} is hidden, as the job is not yours: write it again.")
+        return self.secrets[name]
+
+    @property
+    def advanced_is_open(self) -> bool:
+        """Whether the folded part must show: it holds an error, or something that is not its default."""
+        if self.is_bound and any(name in self.errors for name in ADVANCED):
+            return True
+        return any((self[name].value() or "") != (self.fields[name].initial or "") for name in ADVANCED)
+
+
+def _number(text: str) -> Any:
+    """The number that was typed; text that is none is left for the check to refuse."""
+    text = text.strip().replace(",", ".")
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
+
+
+def initial_from(job: Job) -> dict[str, str]:
+    """What the form shows for a clone of this job; what looks secret as MASK."""
+    return {
+        "docker_image": job.image,
+        "command": shell(job.command),
+        "name": job.name,
+        "cpu_cores": f"{job.cpu_millicores / 1000:g}",
+        "memory_gb": gigabytes(job.memory_bytes),
+        "gpu_type": job.gpu_type,
+        "gpu_count": str(job.gpu_count) if job.gpu_count else "",
+        "env": _lines(masked(job.env)),
+        "working_dir": job.working_dir,
+        "timeout_seconds": str(job.timeout_seconds),
+        "max_retries": str(job.max_retries),
+        "priority": str(job.priority),
+        "labels": _lines(job.labels),
+    }
+
+
+def _lines(values: dict[str, str]) -> str:
+    return "\n".join(f"{name}={value}" for name, value in values.items())

@@ -1,0 +1,196 @@
+"""The job pages. What changes on them is rendered as fragments, for the page and for its socket alike."""
+
+import uuid
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from asgiref.sync import sync_to_async
+from django.contrib import messages
+from django.http import Http404, HttpRequest, HttpResponse, JsonResponse, StreamingHttpResponse
+from django.shortcuts import get_object_or_404, redirect, render
+from django.template.loader import render_to_string
+from django.views.decorators.http import require_GET, require_http_methods, require_POST
+
+from executors import broker
+from executors.broker import RedisUnavailable
+from executors.hub import Fragments
+from executors.models import Executor
+from jobs import services
+from jobs.forms import JobForm
+from jobs.lifecycle import LIVE, State
+from jobs.listing import JobFilter, as_job_id, page_of
+from jobs.logs import read_log
+from jobs.masking import masked
+from jobs.models import Attempt, Job
+from jobs.snapshot import why_waiting
+
+EARLIER_LINES = 1000
+
+# --- List --------------------------------------------------------------------------------------------------------
+
+
+def list_context(job_filter: JobFilter, before: str, after: str) -> dict[str, Any]:
+    page = page_of(job_filter.apply(Job.objects.all()), before, after)
+    return {
+        "page": page,
+        "filter": job_filter,
+        "older": job_filter.query(before=page.older) if page.older else "",
+        "newer": job_filter.query(after=page.newer) if page.newer else "",
+        "live": job_filter.query(before=before, after=after),
+    }
+
+
+def list_fragments(job_filter: JobFilter, before: str = "", after: str = "") -> Fragments:
+    return {"job-list": render_to_string("jobs/_list.html", list_context(job_filter, before, after))}
+
+
+@require_GET
+def job_list(request: HttpRequest) -> HttpResponse:
+    job_filter = JobFilter.from_query(request.GET)
+    context = list_context(job_filter, request.GET.get("before", ""), request.GET.get("after", ""))
+    if request.htmx and not request.htmx.history_restore_request:  # type: ignore[attr-defined]
+        return render(request, "jobs/_list.html", context)
+    context |= {"states": [state.value for state in State], "executors": Executor.objects.only("id", "name")}
+    return render(request, "jobs/list.html", context)
+
+
+# --- Submit ------------------------------------------------------------------------------------------------------
+
+
+@require_http_methods(["GET", "POST"])
+def new(request: HttpRequest) -> HttpResponse:
+    """The form, empty or filled from the job `?from=<id>`; posted, it submits."""
+    source_id = as_job_id(request.GET.get("from", ""))
+    source = Job.objects.filter(id=source_id).first() if source_id else None
+    form = JobForm(
+        request.POST if request.method == "POST" else None,
+        source=source,
+        may_take_secrets=source is not None and (source.owner_id == request.user.pk or request.user.is_superuser),
+        gpu_models=gpu_models(),
+    )
+    if form.is_valid():
+        job = services.submit(form.submission, request.user)
+        return redirect(job)
+    return render(request, "jobs/new.html", {"form": form, "source": source}, status=422 if form.is_bound else 200)
+
+
+def gpu_models() -> list[str]:
+    """The models that any executor has, for the form to offer."""
+    return sorted({gpu["model"] for gpus in Executor.objects.values_list("gpus", flat=True) for gpu in gpus})
+
+
+# --- One job -----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One point of a job's life. `took` is the time since the step before it; `kind` is done, now or ahead."""
+
+    label: str
+    at: datetime | None
+    since: datetime | None
+    kind: str
+
+
+def timeline(job: Job, attempt: Attempt | None) -> list[Step]:
+    """Submitted, placed, running, ended: what has happened to the job's current attempt and what is still ahead."""
+    placed = attempt.placed_at if attempt and (attempt.finished_at is None or job.is_final) else None
+    started = job.started_at if placed else None
+    marks = [
+        ("Submitted", job.submitted_at, None),
+        ("Placed", placed, job.submitted_at),
+        ("Running", started, placed),
+        (job.state.capitalize() if job.is_final else "Ended", job.finished_at, started or placed or job.submitted_at),
+    ]
+    if job.is_final:
+        return [Step(label, at, since, "done") for label, at, since in marks if at]
+    reached = sum(1 for _, at, _ in marks if at)
+    return [
+        Step(label, at, since, "done" if place < reached else "now" if place == reached else "ahead")
+        for place, (label, at, since) in enumerate(marks)
+    ]
+
+
+def detail_context(job_id: uuid.UUID) -> dict[str, Any]:
+    """Raises Job.DoesNotExist."""
+    job = Job.objects.select_related("executor", "owner").get(id=job_id)
+    attempts = list(job.attempts.select_related("executor").order_by("-number"))
+    current = attempts[0] if attempts else None
+    return {
+        "job": job,
+        "attempts": attempts,
+        "current": current,
+        "waiting": why_waiting(job),
+        "steps": timeline(job, current),
+        "live": job.state in LIVE,
+        "env": masked(job.env),
+    }
+
+
+def detail_fragments(job_id: uuid.UUID) -> Fragments:
+    context = detail_context(job_id)
+    return {f"job-{part}": render_to_string(f"jobs/_{part}.html", context) for part in ("head", "facts", "attempts")}
+
+
+@require_GET
+def job_detail(request: HttpRequest, job_id: uuid.UUID) -> HttpResponse:
+    try:
+        context = detail_context(job_id)
+    except Job.DoesNotExist:
+        raise Http404(f"There is no job {job_id}.") from None
+    return render(request, "jobs/detail.html", context)
+
+
+@require_POST
+def abort(request: HttpRequest, job_id: uuid.UUID) -> HttpResponse:
+    try:
+        services.abort(job_id)
+    except services.JobNotFound as error:
+        raise Http404(str(error)) from None
+    except services.JobIsFinal as error:
+        messages.info(request, str(error))
+    if request.htmx:  # type: ignore[attr-defined]
+        return render(request, "jobs/_head.html", detail_context(job_id))
+    return redirect("jobs:detail", job_id)
+
+
+# --- Its log -----------------------------------------------------------------------------------------------------
+
+
+@require_GET
+def log_lines(request: HttpRequest, job_id: uuid.UUID) -> JsonResponse:
+    """The lines from `?offset=` on, at most EARLIER_LINES, as the socket sends them."""
+    get_object_or_404(Job.objects.only("id"), id=job_id)
+    try:
+        offset = max(0, int(request.GET.get("offset", "0")))
+        limit = min(EARLIER_LINES, max(1, int(request.GET.get("limit", EARLIER_LINES))))
+    except ValueError:
+        return JsonResponse({"detail": "offset and limit are whole numbers."}, status=422)
+    try:
+        page = read_log(broker.client(), job_id, offset, limit)
+    except RedisUnavailable:
+        return JsonResponse({"detail": "Redis, which holds the log, does not answer; try again shortly."}, status=503)
+    return JsonResponse({"first": page.first, "lines": page.lines, "total": page.total, "dropped": page.dropped})
+
+
+@require_GET
+def log_download(request: HttpRequest, job_id: uuid.UUID) -> StreamingHttpResponse:
+    """All lines that are kept, as a text file."""
+    get_object_or_404(Job.objects.only("id"), id=job_id)
+    return StreamingHttpResponse(
+        _log_text(job_id),
+        content_type="text/plain; charset=utf-8",
+        headers={"Content-Disposition": f'attachment; filename="job-{job_id}.log"'},
+    )
+
+
+async def _log_text(job_id: uuid.UUID) -> AsyncIterator[str]:
+    read = sync_to_async(read_log, thread_sensitive=False)
+    page = await read(broker.client(), job_id, 0, 5000)
+    if page.dropped:
+        yield f"[{page.dropped} lines are gone from the front: the log grew over its limit]\n"
+    while page.lines:
+        yield "\n".join(page.lines) + "\n"
+        page = await read(broker.client(), job_id, page.next_offset, 5000)
