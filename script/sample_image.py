@@ -17,6 +17,7 @@ ALPINE = "alpine:latest"
 BUSYBOX = "workload-runner-busybox:latest"
 PULL_SECONDS = 8
 ELF_PROGRAM_HEADER_INTERPRETER = 3
+ENGINE_ERRORS = (docker.errors.DockerException, requests.RequestException)
 
 
 def sample_image(client: docker.DockerClient) -> str | None:
@@ -47,10 +48,14 @@ def sample_image(client: docker.DockerClient) -> str | None:
 def import_busybox(client: docker.DockerClient, name: str) -> None:
     """Makes the image `name`: a static busybox with all its applets, a shell among them. No registry is needed.
 
-    Raises Problem where this machine has no static busybox and none can be installed.
+    Raises Problem where this machine has no static busybox and none can be installed, or the engine refuses.
     """
     repository, _, tag = name.rpartition(":")
-    client.api.import_image_from_data(_file_system(_static_busybox()), repository=repository, tag=tag)
+    archive = _file_system(_static_busybox())
+    try:
+        client.api.import_image_from_data(archive, repository=repository, tag=tag)
+    except ENGINE_ERRORS as error:
+        raise Problem(f"The engine did not import the image {name}: {error}") from error
 
 
 def _has(client: docker.DockerClient, name: str) -> bool:
@@ -69,7 +74,7 @@ def _pull(client: docker.DockerClient, name: str) -> bool:
         try:
             client.images.pull(name)
             pulled.set()
-        except (docker.errors.DockerException, requests.RequestException):
+        except ENGINE_ERRORS:
             pass
 
     thread = threading.Thread(target=pull, daemon=True)
