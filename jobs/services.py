@@ -2,7 +2,7 @@
 
 import uuid
 
-from django.contrib.auth.models import AbstractBaseUser, AnonymousUser
+from django.contrib.auth.models import AnonymousUser, User
 from django.db import transaction
 from django.utils import timezone
 
@@ -21,7 +21,7 @@ class JobIsFinal(ValueError):
     """The job has ended; its state never changes again."""
 
 
-def submit(submission: JobSubmission, owner: AbstractBaseUser | AnonymousUser | None = None) -> Job:
+def submit(submission: JobSubmission, owner: User | AnonymousUser | None = None) -> Job:
     """Accept a job: when this returns it is in the database, and the scheduler has been woken."""
     owned_by = owner if owner is not None and owner.is_authenticated else None
     job = Job.objects.create(owner=owned_by, submitted_at=timezone.now(), **submission.job_fields())

@@ -5,10 +5,9 @@
 `code` is for programs and never changes; `message` and the sentences of `fields` are for people.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from django.http import HttpRequest, HttpResponse, JsonResponse
-from django.views import defaults
 
 API_PREFIX = "/api/"
 SEED_PATHS = ("/jobs", "/executors", "/stats", "/schedule", "/health")
@@ -23,6 +22,27 @@ MESSAGES = {
     413: ("too_large", "A request may be 1 MB at most."),
     500: ("internal_error", "Something went wrong on the server; its log says what."),
 }
+
+
+class ApiErrorsMiddleware:
+    """Gives the errors that others answer for API paths (no such address, wrong method, a crash) the API's shape.
+
+    Outermost, so that it sees them all.
+    """
+
+    def __init__(self, get_response: Callable[[HttpRequest], HttpResponse]) -> None:
+        self.get_response = get_response
+
+    def __call__(self, request: HttpRequest) -> HttpResponse:
+        response = self.get_response(request)
+        if response.status_code < 400 or not is_api_path(request.path) or isinstance(response, JsonResponse):
+            return response
+        if response.get("Content-Type", "").startswith("application/json"):
+            return response
+        shaped = error_response(response.status_code)
+        if "Allow" in response:
+            shaped["Allow"] = response["Allow"]
+        return shaped
 
 
 def error_response(
@@ -44,22 +64,3 @@ def is_api_path(path: str) -> bool:
 def prefers_html(request: HttpRequest) -> bool:
     """Whether this is a browser that navigates, rather than a script: it asks for HTML before JSON."""
     return request.get_preferred_type(["application/json", "text/html"]) == "text/html"
-
-
-# --- For Django: handler400 and so on in urls.py -----------------------------------------------------------------
-
-
-def bad_request(request: HttpRequest, exception: Exception) -> HttpResponse:
-    return error_response(400) if is_api_path(request.path) else defaults.bad_request(request, exception)
-
-
-def forbidden(request: HttpRequest, exception: Exception) -> HttpResponse:
-    return error_response(403) if is_api_path(request.path) else defaults.permission_denied(request, exception)
-
-
-def not_found(request: HttpRequest, exception: Exception) -> HttpResponse:
-    return error_response(404) if is_api_path(request.path) else defaults.page_not_found(request, exception)
-
-
-def server_error(request: HttpRequest) -> HttpResponse:
-    return error_response(500) if is_api_path(request.path) else defaults.server_error(request)

@@ -2,6 +2,7 @@
 
 import os
 from pathlib import Path
+from urllib.parse import quote
 
 import dj_database_url
 from django.core.exceptions import ImproperlyConfigured
@@ -28,6 +29,27 @@ def env_seconds(name: str, default: float) -> float:
     return seconds
 
 
+def env_port(name: str, default: int) -> int:
+    """A TCP port; raises ImproperlyConfigured for anything else."""
+    text = os.environ.get(name, str(default))
+    if not text.isdecimal() or not 0 < int(text) < 65536:
+        raise ImproperlyConfigured(f"{name} must be a port number from 1 to 65535, not {text!r}.")
+    return int(text)
+
+
+def env_choice(name: str, *choices: str) -> str:
+    """One of `choices`, the first by default; raises ImproperlyConfigured for anything else."""
+    text = os.environ.get(name, choices[0])
+    if text not in choices:
+        raise ImproperlyConfigured(f"{name} must be one of {', '.join(choices)}, not {text!r}.")
+    return text
+
+
+def env_list(name: str, default: str = "") -> list[str]:
+    """The parts between commas, stripped, without empty ones."""
+    return [part.strip() for part in os.environ.get(name, default).split(",") if part.strip()]
+
+
 def secret_key() -> str:
     """SECRET_KEY, or one made once and kept in the var folder, readable by its owner alone."""
     if key := os.environ.get("SECRET_KEY"):
@@ -44,7 +66,7 @@ def secret_key() -> str:
 # --- The seed's names --------------------------------------------------------------------------------------------
 
 SCHEDULER_API_HOST = os.environ.get("SCHEDULER_API_HOST", "127.0.0.1")
-SCHEDULER_API_PORT = int(os.environ.get("SCHEDULER_API_PORT", "8000"))
+SCHEDULER_API_PORT = env_port("SCHEDULER_API_PORT", 8000)
 HEARTBEAT_INTERVAL = env_seconds("HEARTBEAT_INTERVAL", 30)
 JOB_POLL_INTERVAL = env_seconds("JOB_POLL_INTERVAL", 10)
 
@@ -53,8 +75,8 @@ def redis_url() -> str:
     """REDIS_URL, or the seed's REDIS_HOST, REDIS_PORT, REDIS_PASSWORD and REDIS_DB."""
     if url := os.environ.get("REDIS_URL"):
         return url
-    password = os.environ.get("REDIS_PASSWORD", "")
-    host, port = os.environ.get("REDIS_HOST", "localhost"), os.environ.get("REDIS_PORT", "6379")
+    password = quote(os.environ.get("REDIS_PASSWORD", ""), safe="")
+    host, port = os.environ.get("REDIS_HOST", "localhost"), env_port("REDIS_PORT", 6379)
     return f"redis://{f':{password}@' if password else ''}{host}:{port}/{os.environ.get('REDIS_DB', '0')}"
 
 
@@ -66,6 +88,8 @@ REDIS_KEY_PREFIX = os.environ.get("REDIS_KEY_PREFIX", "")
 MISSED_HEARTBEATS_TO_LOSE = 3
 LEASE_SECONDS = env_seconds("LEASE_SECONDS", 15)
 ABORT_GRACE_SECONDS = int(env_seconds("ABORT_GRACE_SECONDS", 10))
+PLACEMENT_STRATEGY = env_choice("PLACEMENT_STRATEGY", "first-fit", "best-fit", "spread")
+"""`jobs/scheduling/placement.py` says what each does."""
 LOG_DIR = Path(os.environ.get("LOG_DIR", BASE_DIR))
 
 # --- Who may come in ---------------------------------------------------------------------------------------------
@@ -74,8 +98,11 @@ SECRET_KEY = secret_key()
 DEBUG = env_bool("DEBUG")
 OPEN_TO_LOCAL_USER = env_bool("OPEN_TO_LOCAL_USER")
 """Pages and API without a login for requests from this machine; `webapp/auth.py` refuses it on any other address."""
-ALLOWED_HOSTS = os.environ.get("ALLOWED_HOSTS", "localhost,127.0.0.1,[::1]").split(",")
-CSRF_TRUSTED_ORIGINS = [origin for origin in os.environ.get("CSRF_TRUSTED_ORIGINS", "").split(",") if origin]
+ALLOWED_HOSTS = env_list("ALLOWED_HOSTS", "localhost,127.0.0.1,[::1]")
+CSRF_TRUSTED_ORIGINS = env_list("CSRF_TRUSTED_ORIGINS")
+"""Origins such as https://jobs.example.com where a proxy in front changes the Host header."""
+SESSION_COOKIE_SECURE = CSRF_COOKIE_SECURE = env_bool("SECURE_COOKIES")
+"""On where pages are served over HTTPS."""
 LOGIN_URL = "login"
 LOGIN_REDIRECT_URL = "dashboard"
 LOGOUT_REDIRECT_URL = "login"
@@ -102,6 +129,7 @@ INSTALLED_APPS = [
 ]
 
 MIDDLEWARE = [
+    "webapp.errors.ApiErrorsMiddleware",
     "django.middleware.security.SecurityMiddleware",
     "whitenoise.middleware.WhiteNoiseMiddleware",
     "csp.middleware.CSPMiddleware",
@@ -135,7 +163,10 @@ TEMPLATES = [
     }
 ]
 
-DATABASES = {"default": dj_database_url.config(default=f"sqlite:///{VAR_DIR / 'db.sqlite3'}", conn_max_age=60)}
+# A request's thread ends with it, so a connection kept for later would only be left open; loops keep theirs anyway.
+DATABASES = {"default": dj_database_url.config(default=f"sqlite:///{VAR_DIR / 'db.sqlite3'}", conn_max_age=0)}
+if DATABASES["default"]["ENGINE"] == "django.db.backends.postgresql":
+    DATABASES["default"].setdefault("OPTIONS", {}).setdefault("connect_timeout", 3)
 if DATABASES["default"]["ENGINE"] == "django.db.backends.sqlite3":
     # WAL lets pages read while the scheduler writes; IMMEDIATE takes the write lock at the start, so that a
     # transaction waits its turn instead of failing half-way.
@@ -161,7 +192,7 @@ SECURE_REFERRER_POLICY = "same-origin"
 X_FRAME_OPTIONS = "DENY"
 CONTENT_SECURITY_POLICY = {
     "DIRECTIVES": {
-        "default-src": ["'self'"],
+        "default-src": ["'self'"],  # scripts and styles from our own files only, none inline
         "img-src": ["'self'", "data:"],
         "object-src": ["'none'"],
         "base-uri": ["'self'"],

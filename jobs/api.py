@@ -1,0 +1,348 @@
+"""Jobs over REST: submit, list, look at, abort, read the log, run a scheduling pass."""
+
+import asyncio
+import json
+import logging
+import secrets
+from collections.abc import AsyncIterator
+from datetime import datetime
+from typing import Annotated, Any, Literal
+from uuid import UUID
+
+from django.http import HttpRequest, HttpResponse, StreamingHttpResponse
+from django.http.response import HttpResponseBase
+from ninja import Query, Router, Schema
+from pydantic import BeforeValidator, Field
+
+from agent.protocol import PassRequest
+from executors import broker
+from executors.broker import RedisUnavailable, keys
+from jobs import services
+from jobs.lifecycle import State
+from jobs.listing import PAGE_SIZE, JobFilter, as_job_id, page_of
+from jobs.logs import PAGE_LINES, LogPage, follow_log, read_log, read_log_async
+from jobs.masking import masked
+from jobs.models import Attempt, Job
+from jobs.services import JobNotFound
+from jobs.snapshot import never_fits, why_waiting
+from jobs.submission import GB, JobSubmission
+
+logger = logging.getLogger(__name__)
+router = Router(tags=["Jobs"])
+
+TAIL_LINES = 100
+PASS_WAIT_SECONDS = 4
+"""How long POST /schedule waits for the scheduler; below the client's own time-out of 5 s."""
+
+
+class NoScheduler(RuntimeError):
+    """No scheduler answered a request for a pass."""
+
+
+# --- What is answered --------------------------------------------------------------------------------------------
+
+
+class ExecutorName(Schema):
+    executor_id: str
+    name: str
+
+
+class JobSummary(Schema):
+    """A job as lists show it. Cores and GB (1024³ bytes); times in UTC."""
+
+    job_id: UUID
+    name: str
+    status: State
+    reason: str = Field(description="Why it has this status, as a code: exit_nonzero, oom_killed, timeout, …")
+    reason_text: str = Field(description="The same as a sentence.")
+    docker_image: str
+    command: list[str]
+    env: dict[str, str] = Field(description="What looks like a secret by its name is masked.")
+    working_dir: str
+    cpu_cores: float
+    memory_gb: float
+    gpu_type: str | None
+    gpu_count: int
+    labels: dict[str, str]
+    timeout_seconds: int
+    max_retries: int
+    priority: int
+    owner: str | None
+    executor: ExecutorName | None = Field(description="Where the current attempt runs or ran.")
+    attempt: int = Field(description="The current attempt's number; 0 before the first.")
+    exit_code: int | None
+    submitted_at: datetime
+    started_at: datetime | None
+    finished_at: datetime | None
+    abort_requested_at: datetime | None
+
+
+class JobAccepted(JobSummary):
+    warning: str | None = Field(description="Set where no registered executor could ever fit the job.")
+
+
+class JobList(Schema):
+    jobs: list[JobSummary]
+    next_cursor: UUID | None = Field(description="For `cursor`, to get the jobs before these; null at the end.")
+
+
+class AttemptSummary(Schema):
+    number: int
+    status: State
+    reason: str
+    reason_text: str
+    progress: str = Field(description="What an attempt that is STARTING does, such as pulling the image.")
+    executor: ExecutorName
+    gpu_indices: list[int]
+    container_id: str
+    exit_code: int | None
+    oom_killed: bool
+    placed_at: datetime
+    started_at: datetime | None
+    finished_at: datetime | None
+
+
+class JobDetail(JobSummary):
+    waiting_reason: str | None = Field(description="Why a PENDING job waits.")
+    attempts: list[AttemptSummary]
+    logs: list[str] | None = Field(description=f"The last {TAIL_LINES} lines; null while Redis does not answer.")
+    logs_total: int | None = Field(description="How many lines the job has written.")
+
+
+class Placement(Schema):
+    job_id: UUID
+    attempt: int
+    executor_id: str
+    executor_name: str
+    gpu_indices: list[int]
+
+
+class Waiting(Schema):
+    job_id: UUID
+    reason: str
+
+
+class PassResult(Schema):
+    placed: list[Placement]
+    waiting: list[Waiting] = Field(description="The first hundred that still wait, and why.")
+    waiting_count: int
+
+
+def summary(job: Job) -> dict[str, Any]:
+    """A job as JobSummary has it."""
+    return {
+        "job_id": job.id,
+        "name": job.name,
+        "status": job.state,
+        "reason": job.reason,
+        "reason_text": job.reason_text,
+        "docker_image": job.image,
+        "command": job.command,
+        "env": masked(job.env),
+        "working_dir": job.working_dir,
+        "cpu_cores": job.cpu_millicores / 1000,
+        "memory_gb": round(job.memory_bytes / GB, 9),
+        "gpu_type": job.gpu_type or None,
+        "gpu_count": job.gpu_count,
+        "labels": job.labels,
+        "timeout_seconds": job.timeout_seconds,
+        "max_retries": job.max_retries,
+        "priority": job.priority,
+        "owner": job.owner.get_username() if job.owner else None,
+        "executor": {"executor_id": job.executor.id, "name": job.executor.name} if job.executor else None,
+        "attempt": job.attempt_number,
+        "exit_code": job.exit_code,
+        "submitted_at": job.submitted_at,
+        "started_at": job.started_at,
+        "finished_at": job.finished_at,
+        "abort_requested_at": job.abort_requested_at,
+    }
+
+
+def attempt_summary(attempt: Attempt) -> dict[str, Any]:
+    """An attempt as AttemptSummary has it."""
+    return {
+        "number": attempt.number,
+        "status": attempt.state,
+        "reason": attempt.reason,
+        "reason_text": attempt.reason_text,
+        "progress": attempt.progress,
+        "executor": {"executor_id": attempt.executor_id or "", "name": attempt.executor_name},
+        "gpu_indices": attempt.gpu_indices,
+        "container_id": attempt.container_id,
+        "exit_code": attempt.exit_code,
+        "oom_killed": attempt.oom_killed,
+        "placed_at": attempt.placed_at,
+        "started_at": attempt.started_at,
+        "finished_at": attempt.finished_at,
+    }
+
+
+# --- Submit, list, look, abort -----------------------------------------------------------------------------------
+
+
+@router.post("/jobs", response={201: JobAccepted}, summary="Submit a job")
+def submit_job(request: HttpRequest, response: HttpResponse, submission: JobSubmission) -> dict[str, Any]:
+    """Accepts a job: once this answers 201 it is never lost, and it reaches a final status.
+
+    A command given as one string is split as a shell would; the answer shows the list.
+    """
+    job = services.submit(submission, request.user)
+    response["Location"] = f"/api/v1/jobs/{job.id}"
+    return {**summary(job), "warning": never_fits(job) or None}
+
+
+@router.get("/jobs", response=JobList, summary="List jobs, newest first")
+def list_jobs(
+    request: HttpRequest,
+    status: Annotated[list[Annotated[State, BeforeValidator(str.upper)]], Query(description="May be repeated.")] = [],  # noqa: B006
+    executor: Annotated[str, Query(description="The id of the executor that the current attempt runs or ran on.")] = "",
+    q: Annotated[str, Query(description="Text in name, image or command, or a job's id.", max_length=200)] = "",
+    cursor: Annotated[UUID | None, Query(description="`next_cursor` of the answer before.")] = None,
+    limit: Annotated[int, Query(ge=1, le=1000)] = PAGE_SIZE,
+) -> dict[str, Any]:
+    jobs = JobFilter.from_query({"executor": executor, "text": q}).apply(Job.objects.select_related("owner"))
+    if status:
+        jobs = jobs.filter(state__in=status)
+    page = page_of(jobs, before=str(cursor or ""), size=limit)
+    return {"jobs": [summary(job) for job in page.jobs], "next_cursor": page.older or None}
+
+
+@router.get("/jobs/{job_id}", response=JobDetail, summary="Look at a job")
+def get_job(request: HttpRequest, job_id: str) -> dict[str, Any]:
+    """The job with its attempts, why it waits, and the end of its log."""
+    job = Job.objects.select_related("owner", "executor").filter(id=known_id(job_id)).first()
+    if job is None:
+        raise no_such_job(job_id)
+    try:
+        log = read_log(broker.client(), job.id, limit=TAIL_LINES)
+    except RedisUnavailable as error:
+        logger.warning("The log of job %s is not in the answer, Redis is away: %s", job.id, error)
+        log = None
+    return {
+        **summary(job),
+        "waiting_reason": why_waiting(job) or None,
+        "attempts": [attempt_summary(attempt) for attempt in job.attempts.order_by("number")],
+        "logs": log.lines if log else None,
+        "logs_total": log.total if log else None,
+    }
+
+
+@router.post("/jobs/{job_id}/abort", response=JobSummary, summary="Abort a job")
+def abort_job(request: HttpRequest, job_id: str) -> dict[str, Any]:
+    """At once when PENDING; else the container is stopped, and the status becomes ABORTED when it is gone.
+
+    Asking again changes nothing. 409 for a job that has ended.
+    """
+    return summary(services.abort(known_id(job_id)))
+
+
+@router.delete("/jobs/{job_id}", response=JobSummary, summary="Abort a job (the same as POST …/abort)")
+def delete_job(request: HttpRequest, job_id: str) -> dict[str, Any]:
+    return abort_job(request, job_id)
+
+
+def known_id(text: str) -> UUID:
+    """Raises JobNotFound for what is no job's id at all."""
+    job_id = as_job_id(text)
+    if job_id is None:
+        raise no_such_job(text)
+    return job_id
+
+
+def no_such_job(job_id: object) -> JobNotFound:
+    return JobNotFound(f"There is no job {str(job_id)[:100]}.")
+
+
+# --- The log -----------------------------------------------------------------------------------------------------
+
+Stream = Literal["stdout", "stderr"]
+
+
+@router.get("/jobs/{job_id}/logs", summary="Read or follow a job's log as text")
+async def get_logs(
+    request: HttpRequest,
+    job_id: str,
+    offset: Annotated[int | None, Query(ge=0, description="First line; without it, the last `limit` lines.")] = None,
+    limit: Annotated[int, Query(ge=1, le=100_000)] = PAGE_LINES,
+    stream: Annotated[Stream | None, Query(description="Only lines of this stream.")] = None,
+    follow: Annotated[bool, Query(description="From `offset` (default 0) on, until the job ends.")] = False,
+    download: Annotated[bool, Query(description="From `offset` (default 0) to what is there now, as a file.")] = False,
+) -> HttpResponseBase:
+    """Lines `<time> <stdout|stderr> <text>`. Offsets count all lines that the job ever wrote.
+
+    Headers: X-Log-Offset of the first line here, X-Next-Offset to read on from, X-Log-Total written so far,
+    X-Log-Dropped gone from the front because the log grew over its limit.
+    """
+    known = known_id(job_id)
+    if not await Job.objects.filter(id=known).aexists():
+        raise no_such_job(job_id)
+    if (follow or download) and offset is None:
+        offset = 0
+    async with broker.async_client() as client:
+        page = await read_log_async(client, known, offset, limit)
+    headers = {
+        "X-Log-Offset": str(page.first),
+        "X-Log-Total": str(page.total),
+        "X-Log-Dropped": str(page.dropped),
+        "Cache-Control": "no-store",
+    }
+    text_type = "text/plain; charset=utf-8"
+    if not follow and not download:
+        headers["X-Next-Offset"] = str(page.next_offset)
+        return HttpResponse(as_text(page, stream), content_type=text_type, headers=headers)
+    if download:
+        headers["Content-Disposition"] = f'attachment; filename="job-{known}.log"'
+    rest = _followed(known, page) if follow else _up_to(known, page)
+    headers["X-Accel-Buffering"] = "no"
+    return StreamingHttpResponse((as_text(p, stream) async for p in rest), content_type=text_type, headers=headers)
+
+
+def as_text(page: LogPage, stream: Stream | None) -> str:
+    """The page's lines, each with its line end; only those of `stream` where one is named."""
+    return "".join(f"{line}\n" for line in page.lines if stream is None or line.split(" ", 2)[1:2] == [stream])
+
+
+async def _up_to(job_id: UUID, page: LogPage) -> AsyncIterator[LogPage]:
+    """`page` and those after it, up to what was written when it was read."""
+    end = page.total
+    yield page
+    async with broker.async_client() as client:
+        while page.next_offset < end and page.lines:
+            page = await read_log_async(client, job_id, page.next_offset)
+            yield page
+
+
+async def _followed(job_id: UUID, page: LogPage) -> AsyncIterator[LogPage]:
+    """`page` and all after it, until the job has ended. While Redis is away the reader waits; nothing is skipped."""
+    yield page
+    offset = page.next_offset
+    while True:
+        try:
+            async with broker.async_client() as client:
+                async for page in follow_log(client, job_id, offset):
+                    offset = page.next_offset
+                    yield page
+            return
+        except RedisUnavailable as error:
+            logger.warning("Following the log of job %s waits, Redis is away: %s", job_id, error)
+            await asyncio.sleep(1)
+
+
+# --- A pass ------------------------------------------------------------------------------------------------------
+
+
+@router.post("/schedule", response=PassResult, tags=["Cluster"], summary="Run a scheduling pass now")
+def schedule(request: HttpRequest) -> dict[str, Any]:
+    """Never needed, since the scheduler is woken by every submission: for scripts that want to see what a pass does.
+
+    Answers what it placed, and what still waits and why. 503 where no scheduler answers.
+    """
+    reply_to = keys().reply(secrets.token_hex(16))
+    sent = broker.send_event(PassRequest(reply_to=reply_to))
+    answer = broker.client().blpop([reply_to], timeout=PASS_WAIT_SECONDS) if sent else None
+    if answer is None:
+        remedy = "start one with: python manage.py runscheduler" if sent else "Redis does not answer"
+        raise NoScheduler(f"No scheduler answered within {PASS_WAIT_SECONDS} s: {remedy}; /health says more.")
+    result: dict[str, Any] = json.loads(answer[1])
+    return result

@@ -1,0 +1,146 @@
+"""The REST API, /api/v1/: what each app contributes, the cluster's totals, and how errors become answers."""
+
+import json
+from typing import Any
+
+import redis
+from django.conf import settings
+from django.core.exceptions import RequestDataTooBig
+from django.db.models import Count
+from django.http import HttpRequest, HttpResponse
+from ninja import NinjaAPI, Router, Schema
+from ninja.errors import HttpError, ValidationError
+from ninja.parser import Parser
+from pydantic import Field
+
+from executors import api as executors_api
+from executors.models import Executor
+from jobs import api as jobs_api
+from jobs.lifecycle import State
+from jobs.models import Job
+from jobs.services import JobIsFinal, JobNotFound
+from jobs.submission import explain
+from webapp import health
+from webapp.errors import error_response
+
+DESCRIPTION = """
+Submit containers as jobs, follow them, and look after the executors that run them.
+
+CPU is in cores, memory in GB of 1024³ bytes; fractions are welcome. Times are UTC.
+
+Every error has one shape: `{"error": {"code": "…", "message": "…", "fields": {"cpu_cores": ["…"]}}}`. 400: not JSON;
+401: log in (a browser's session, or HTTP Basic); 404: no such job or executor; 409: the job has ended; 413: over 1 MB;
+422: a field is wrong, and `fields` says how; 503: Redis or the scheduler does not answer.
+"""
+
+
+class JsonParser(Parser):
+    """JSON whatever the content type says, as `curl -d` sends none of its own, and 1 MB at most also when chunked."""
+
+    def parse_body(self, request: HttpRequest) -> Any:
+        if len(request.body) > (settings.DATA_UPLOAD_MAX_MEMORY_SIZE or 0):
+            raise RequestDataTooBig
+        return json.loads(request.body)
+
+
+api = NinjaAPI(title="Distributed Workload Runner", version="1", description=DESCRIPTION, parser=JsonParser())
+cluster = Router(tags=["Cluster"])
+
+
+# --- The cluster as a whole --------------------------------------------------------------------------------------
+
+
+class Stats(Schema):
+    jobs: dict[State, int] = Field(description="How many jobs have each status.")
+    executors: dict[Executor.State, int] = Field(description="How many executors have each state.")
+    capacity: executors_api.Resources = Field(description="What jobs may hold of all ONLINE executors.")
+    allocated: executors_api.Resources = Field(description="What live attempts hold of them.")
+    free: executors_api.Resources
+
+
+@cluster.get("/stats", response=Stats, summary="The cluster in numbers")
+def stats(request: HttpRequest) -> dict[str, Any]:
+    jobs = dict(Job.objects.order_by().values_list("state").annotate(Count("id")))
+    executors: list[Any] = list(Executor.objects.with_allocation())
+    online = [executor for executor in executors if executor.state == Executor.State.ONLINE]
+    capacity = (
+        sum(executor.allocatable_cpu_millicores for executor in online),
+        sum(executor.allocatable_memory_bytes for executor in online),
+        sum(len(executor.gpus) for executor in online),
+    )
+    allocated = (
+        sum(executor.allocated_cpu_millicores for executor in online),
+        sum(executor.allocated_memory_bytes for executor in online),
+        sum(executor.allocated_gpus for executor in online),
+    )
+    free = [max(0, has - held) for has, held in zip(capacity, allocated, strict=True)]
+    return {
+        "jobs": {state: jobs.get(state, 0) for state in State},
+        "executors": {state: sum(item.state == state for item in executors) for state in Executor.State},
+        "capacity": executors_api.resources(*capacity),
+        "allocated": executors_api.resources(*allocated),
+        "free": executors_api.resources(*free),
+    }
+
+
+api.add_router("", jobs_api.router)
+api.add_router("", executors_api.router)
+api.add_router("", cluster)
+api.add_router("", health.router)
+
+
+# --- Errors ------------------------------------------------------------------------------------------------------
+
+
+@api.exception_handler(ValidationError)
+def invalid(request: HttpRequest, error: ValidationError) -> HttpResponse:
+    """Fields by the names that the asker used: `cpu_cores`, not `body.submission.cpu_cores`."""
+    for item in error.errors:
+        item["loc"] = item["loc"][2:] if item["loc"][0] == "body" else item["loc"][1:]
+    fields = explain(error.errors)
+    return error_response(422, f"Not accepted because of: {', '.join(fields)}.", "invalid", fields)
+
+
+@api.exception_handler(HttpError)
+def unreadable(request: HttpRequest, error: HttpError) -> HttpResponse:
+    """What ninja itself refuses; its cause says what is wrong with a body."""
+    cause = error.__cause__
+    if isinstance(cause, RequestDataTooBig):
+        return error_response(413)
+    if isinstance(cause, json.JSONDecodeError):
+        where = f"line {cause.lineno}, column {cause.colno}"
+        return error_response(400, f"The body is not JSON: {cause.msg} at {where}.", "malformed_json")
+    if isinstance(cause, UnicodeDecodeError | RecursionError):
+        return error_response(400, "The body is not JSON in UTF-8, or is nested too deeply.", "malformed_json")
+    return error_response(error.status_code, str(error))
+
+
+@api.exception_handler(RequestDataTooBig)
+def too_large(request: HttpRequest, error: RequestDataTooBig) -> HttpResponse:
+    return error_response(413)
+
+
+@api.exception_handler(JobNotFound)
+def job_not_found(request: HttpRequest, error: JobNotFound) -> HttpResponse:
+    return error_response(404, str(error), "job_not_found")
+
+
+@api.exception_handler(executors_api.ExecutorNotFound)
+def executor_not_found(request: HttpRequest, error: executors_api.ExecutorNotFound) -> HttpResponse:
+    return error_response(404, str(error), "executor_not_found")
+
+
+@api.exception_handler(JobIsFinal)
+def job_is_final(request: HttpRequest, error: JobIsFinal) -> HttpResponse:
+    return error_response(409, str(error), "job_is_final")
+
+
+@api.exception_handler(jobs_api.NoScheduler)
+def no_scheduler(request: HttpRequest, error: jobs_api.NoScheduler) -> HttpResponse:
+    return error_response(503, str(error), "no_scheduler")
+
+
+@api.exception_handler(redis.ConnectionError)
+@api.exception_handler(redis.TimeoutError)
+def redis_unavailable(request: HttpRequest, error: redis.RedisError) -> HttpResponse:
+    return error_response(503, "Redis does not answer; try again shortly. /health says more.", "redis_unavailable")

@@ -1,0 +1,102 @@
+"""Whether the parts that this process needs answer, each with a short time-out, so that /health never hangs."""
+
+import time
+from typing import Any, Literal
+
+import redis
+from django.conf import settings
+from django.db import DatabaseError, connection
+from django.http import HttpRequest
+from django.utils import timezone
+from ninja import Router, Schema, Status
+from pydantic import Field
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+
+from jobs.leadership import lease_status
+
+router = Router(tags=["Cluster"])
+
+REDIS_SECONDS = 1.0
+
+Verdict = Literal["ok", "down"]
+
+
+class Part(Schema):
+    status: Verdict
+    detail: str = Field(description="What is wrong, or who answers.")
+    latency_ms: float | None = Field(default=None, description="How long it took to answer.")
+    age_seconds: float | None = Field(default=None, description="Since the scheduler's last pass.")
+
+
+class Health(Schema):
+    status: Verdict
+    database: Part
+    redis: Part
+    scheduler: Part
+
+
+@router.get("/health", response={200: Health, 503: Health}, summary="Whether database, Redis and scheduler answer")
+def health(request: HttpRequest) -> Status:
+    """503 when one of them is down. Needs no login."""
+    parts = {"database": database(), "redis": broker_redis()}
+    parts["scheduler"] = scheduler() if parts["database"]["status"] == "ok" else down("Unknown without the database.")
+    well = all(part["status"] == "ok" for part in parts.values())
+    return Status(200 if well else 503, {"status": "ok" if well else "down", **parts})
+
+
+def down(detail: str, **more: float) -> dict[str, Any]:
+    return {"status": "down", "detail": detail, **more}
+
+
+def database() -> dict[str, Any]:
+    begin = time.monotonic()
+    try:
+        with connection.cursor() as cursor:
+            cursor.execute("SELECT 1")
+    except DatabaseError as error:
+        return down(f"{connection.vendor} does not answer: {_first_line(error)}")
+    return {"status": "ok", "detail": connection.vendor, "latency_ms": _milliseconds_since(begin)}
+
+
+def broker_redis() -> dict[str, Any]:
+    """On a connection of its own: the shared client waits longer than a health check may."""
+    begin = time.monotonic()
+    client = redis.Redis.from_url(
+        settings.REDIS_URL,
+        socket_connect_timeout=REDIS_SECONDS,
+        socket_timeout=REDIS_SECONDS,
+        retry=Retry(NoBackoff(), 0),
+    )
+    try:
+        version = client.info("server")["redis_version"]
+    except redis.RedisError as error:
+        return down(f"Redis does not answer: {_first_line(error)}")
+    finally:
+        client.close()
+    return {"status": "ok", "detail": f"Redis {version}", "latency_ms": _milliseconds_since(begin)}
+
+
+def scheduler() -> dict[str, Any]:
+    try:
+        lease = lease_status()
+    except DatabaseError as error:
+        return down(f"The lease cannot be read: {_first_line(error)}")
+    if lease is None:
+        return down("No scheduler ever ran: start one with python manage.py runscheduler.")
+    age = {}
+    if lease.last_pass_at is not None:
+        age["age_seconds"] = round(max(0.0, (timezone.now() - lease.last_pass_at).total_seconds()), 3)
+    if lease.expired:
+        return down(
+            f"{lease.holder} led last, and its lease has run out: start one with manage.py runscheduler.", **age
+        )
+    return {"status": "ok", "detail": f"{lease.holder} leads, term {lease.term}", **age}
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().split("\n")[0]
+
+
+def _milliseconds_since(begin: float) -> float:
+    return round((time.monotonic() - begin) * 1000, 2)
