@@ -1,6 +1,7 @@
 """Database rows as the plain values of `jobs/scheduling`, and why a job waits, asked from them."""
 
 from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import NamedTuple
@@ -13,7 +14,6 @@ from jobs import leadership
 from jobs.lifecycle import State
 from jobs.models import Attempt, Job
 from jobs.scheduling import explain
-from jobs.scheduling.placement import PendingJob
 from jobs.scheduling.room import ExecutorView, GpuDevice, Requirements, Room, occupy
 
 
@@ -27,6 +27,7 @@ class LiveAttempt(NamedTuple):
     cpu_millicores: int
     memory_bytes: int
     timeout_seconds: int
+    placed_at: datetime
     started_at: datetime | None
     stop_command: int | None
     abort_requested_at: datetime | None
@@ -39,10 +40,9 @@ class LiveAttempt(NamedTuple):
 
 @dataclass(slots=True)
 class Cluster:
-    """All executors, in the order first-fit tries them, and all that live attempts hold of them."""
+    """All executors, in the order first-fit tries them, and what live attempts hold of them, by executor id."""
 
     executors: list[ExecutorView]
-    live: list[LiveAttempt]
     occupants: dict[str, list[explain.Occupant]] = field(default_factory=dict)
 
     def why_waiting(self, job: Job, now: datetime) -> str:
@@ -64,6 +64,7 @@ def load_live() -> list[LiveAttempt]:
         "job__cpu_millicores",
         "job__memory_bytes",
         "job__timeout_seconds",
+        "placed_at",
         "started_at",
         "stop_command",
         "job__abort_requested_at",
@@ -71,9 +72,14 @@ def load_live() -> list[LiveAttempt]:
     return [LiveAttempt(*row) for row in rows.iterator(chunk_size=5000)]
 
 
-def build_cluster(live: list[LiveAttempt]) -> Cluster:
+def load_executors() -> list[Executor]:
+    """All executors, in the order first-fit tries them."""
+    return list(Executor.objects.order_by("name", "id"))
+
+
+def build_cluster(executors: Sequence[Executor], live: Sequence[LiveAttempt]) -> Cluster:
     """The executors with what `live` leaves free of them."""
-    cluster = Cluster([view_of(executor) for executor in Executor.objects.order_by("name", "id")], live)
+    cluster = Cluster([view_of(executor) for executor in executors])
     by_id = {executor.id: executor for executor in cluster.executors}
     occupants = defaultdict(list)
     for attempt in live:
@@ -96,7 +102,7 @@ def why_waiting(job: Job) -> str:
     lease = leadership.lease_status()
     if lease is None or lease.expired:
         return "No scheduler is running; jobs are placed as soon as one is."
-    return build_cluster(load_live()).why_waiting(job, timezone.now())
+    return build_cluster(load_executors(), load_live()).why_waiting(job, timezone.now())
 
 
 def never_fits(job: Job) -> str:
@@ -124,8 +130,3 @@ def closed(executor: Executor) -> str:
 
 def requirements_of(job: Job) -> Requirements:
     return Requirements(job.cpu_millicores, job.memory_bytes, job.gpu_type, job.gpu_count, job.labels)
-
-
-def pending_job(job: Job) -> PendingJob:
-    """The job as placement sees it; the executor of its last attempt is the one to avoid."""
-    return PendingJob(job.id, job.shape, requirements_of(job), job.priority, job.executor_id)

@@ -1,10 +1,54 @@
-"""The one place that writes the state of a job or an attempt. Every change asks `jobs/lifecycle.py` first."""
+"""The one place that writes the state of a job or an attempt. Every change asks `jobs/lifecycle.py` first.
 
-from datetime import datetime
+A person's wish comes through `request_abort`. All else is the scheduler's: it opens a transaction, loads what it is
+going to change into a `Ledger` (which locks the rows), calls one method for each thing that happened, and writes
+everything at once. Messages about any but the current, live attempt of a job find nothing in the ledger, so hearing
+something twice changes nothing.
+"""
 
-from jobs import lifecycle
-from jobs.lifecycle import EndReason, State, Trigger
-from jobs.models import Job
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from uuid import UUID
+
+from django.db.models import Q
+from django.utils.dateparse import parse_datetime
+
+from agent.protocol import AttemptFinished, AttemptProgress, AttemptRunning, Command
+from executors.models import Executor
+from executors.writes import update_rows
+from jobs import commands, lifecycle
+from jobs.lifecycle import Budget, EndReason, State, Trigger
+from jobs.models import Attempt, Job
+from jobs.scheduling.placement import Placement
+
+_JOB_FIELDS = [
+    "state",
+    "reason",
+    "reason_text",
+    "exit_code",
+    "started_at",
+    "finished_at",
+    "attempt_number",
+    "executor",
+    "retries_used",
+    "platform_failures",
+    "not_before",
+]
+_ATTEMPT_FIELDS = [
+    "state",
+    "reason",
+    "reason_text",
+    "progress",
+    "exit_code",
+    "oom_killed",
+    "container_id",
+    "started_at",
+    "finished_at",
+    "stop_command",
+    "stop_why",
+]
 
 
 def request_abort(job: Job, now: datetime) -> None:
@@ -16,7 +60,223 @@ def request_abort(job: Job, now: datetime) -> None:
     if job.abort_requested_at is None:
         job.abort_requested_at = now
     if job.state == State.PENDING:
-        job.state, job.finished_at = after, now
-        job.reason, job.reason_text = EndReason.ABORTED_BY_USER, lifecycle.describe(EndReason.ABORTED_BY_USER)
+        job.state, job.finished_at = after.value, now
+        job.reason, job.reason_text = EndReason.ABORTED_BY_USER.value, lifecycle.describe(EndReason.ABORTED_BY_USER)
         job.not_before = None
     job.save(update_fields=["abort_requested_at", "state", "finished_at", "reason", "reason_text", "not_before"])
+
+
+@dataclass(slots=True)
+class Outcome:
+    """What remains to be done after the commit: `commands` (by executor) to send, `lines` to log, changed rows to
+    announce; `requeued` says when re-queued jobs are due."""
+
+    commands: dict[str, list[Command]] = field(default_factory=lambda: defaultdict(list))
+    lines: list[str] = field(default_factory=list)
+    changed_jobs: set[UUID] = field(default_factory=set)
+    changed_executors: set[str] = field(default_factory=set)
+    requeued: list[datetime] = field(default_factory=list)
+
+    def add(self, other: "Outcome") -> None:
+        for executor_id, queue in other.commands.items():
+            self.commands[executor_id] += queue
+        self.lines += other.lines
+        self.changed_jobs |= other.changed_jobs
+        self.changed_executors |= other.changed_executors
+        self.requeued += other.requeued
+
+
+class Ledger:
+    """The jobs and live attempts that a transaction of the scheduler changes. `outcome` is for after its commit."""
+
+    def __init__(self, now: datetime) -> None:
+        self.now = now
+        self.outcome = Outcome()
+        self._live: dict[UUID, Attempt] = {}
+        self._dirty: dict[UUID, Attempt] = {}
+        self._counters: dict[str, Executor] = {}
+
+    def load(self, which: Q) -> list[Attempt]:
+        """Lock and return the live attempts that `which` (over Attempt) selects, with their jobs."""
+        self.write()
+        rows = Attempt.objects.filter(which, finished_at__isnull=True).select_related("job").order_by("job_id")
+        attempts = list(rows.select_for_update(of=("self", "job")))
+        self._live.update((attempt.job_id, attempt) for attempt in attempts)
+        return attempts
+
+    def find(self, job_id: UUID, number: int, executor_id: str) -> Attempt | None:
+        """The loaded attempt of this name on this executor, if it is the job's current one and live."""
+        attempt = self._live.get(job_id)
+        if attempt is None or attempt.number != number or attempt.executor_id != executor_id:
+            return None
+        return attempt
+
+    # --- What can happen -------------------------------------------------------------------------------------
+
+    def place(self, placements: Sequence[Placement]) -> list[Attempt]:
+        """Give each job that is still PENDING an attempt on its executor, and number its start command."""
+        chosen = {placement.job_id: placement for placement in placements}
+        rows = Job.objects.select_for_update(of=("self",)).filter(id__in=chosen, state=State.PENDING)
+        jobs = {job.id: job for job in rows.order_by("id")}
+        self._lock_counters({placement.executor_id for placement in placements})
+        attempts = []
+        for placement in placements:
+            job, executor = jobs.get(placement.job_id), self._counters.get(placement.executor_id)
+            if job is not None and executor is not None:
+                attempts.append(self._place(job, executor, placement.gpu_indices))
+        Attempt.objects.bulk_create(attempts)
+        update_rows([attempt.job for attempt in attempts], _JOB_FIELDS)
+        self._write_counters()
+        return attempts
+
+    def _place(self, job: Job, executor: Executor, gpu_indices: list[int]) -> Attempt:
+        job.state = lifecycle.next_state(State(job.state), Trigger.PLACE).value
+        job.reason, job.reason_text, job.exit_code, job.not_before = "", "", None, None
+        job.attempt_number += 1
+        job.executor = executor
+        attempt = Attempt(
+            job=job,
+            number=job.attempt_number,
+            executor=executor,
+            executor_name=executor.name,
+            gpu_indices=gpu_indices,
+            placed_at=self.now,
+            start_command=self._next_command(executor.id),
+        )
+        self.outcome.commands[executor.id].append(commands.start(attempt))
+        self.outcome.lines.append(
+            f"placed {job.id} on {executor.name}" + (f", GPUs {gpu_indices}" if gpu_indices else "")
+        )
+        self._touch(attempt)
+        return attempt
+
+    def progress(self, attempt: Attempt, event: AttemptProgress) -> None:
+        """What a STARTING attempt is doing, in words."""
+        if attempt.state == State.STARTING:
+            attempt.progress = clean(event.detail, 300)
+            self._change(attempt)
+
+    def running(self, attempt: Attempt, event: AttemptRunning) -> None:
+        """The attempt's container runs."""
+        if attempt.state == State.RUNNING:
+            return
+        attempt.state = attempt.job.state = lifecycle.next_state(State(attempt.job.state), Trigger.RUN).value
+        attempt.started_at = attempt.job.started_at = engine_time(event.started_at) or self.now
+        attempt.container_id, attempt.progress = clean(event.container_id, 64), ""
+        self.outcome.lines.append(f"job {attempt.job_id} RUNNING on {attempt.executor_name}")
+        self._change(attempt)
+
+    def finish(self, attempt: Attempt, event: AttemptFinished) -> None:
+        """The attempt ended as its agent says; the job ends or is queued again."""
+        reason = end_reason(event)
+        if reason is EndReason.STOPPED and attempt.stop_why == "timeout":
+            reason = EndReason.TIMEOUT
+        attempt.started_at = engine_time(event.started_at) or attempt.started_at
+        attempt.container_id = clean(event.container_id, 64) or attempt.container_id
+        attempt.oom_killed = event.oom_killed
+        self._end(attempt, reason, event.exit_code, clean(event.message, 4000), engine_time(event.finished_at))
+
+    def close(self, attempt: Attempt, reason: EndReason, message: str = "") -> None:
+        """The attempt ended without its agent saying so."""
+        self._end(attempt, reason, None, message, None)
+
+    def _end(
+        self, attempt: Attempt, reason: EndReason, exit_code: int | None, message: str, finished_at: datetime | None
+    ) -> None:
+        job = attempt.job
+        budget = Budget(job.max_retries, job.retries_used, job.platform_failures, job.abort_requested_at is not None)
+        verdict = lifecycle.judge(reason, exit_code, message, budget)
+        after = lifecycle.next_state(State(job.state), verdict.trigger)
+        ended_at = finished_at or self.now
+
+        attempt.state, attempt.reason, attempt.reason_text = verdict.attempt_state, verdict.reason, verdict.sentence
+        attempt.exit_code, attempt.finished_at, attempt.progress = exit_code, ended_at, ""
+        job.state, job.reason, job.reason_text = after.value, verdict.reason.value, verdict.sentence
+        job.retries_used, job.platform_failures = verdict.retries_used, verdict.platform_failures
+        job.exit_code, job.started_at = exit_code, attempt.started_at or job.started_at
+        line = f"job {job.id} {after}"
+        if after is State.PENDING:
+            job.not_before = self.now + timedelta(seconds=verdict.delay_seconds)
+            self.outcome.requeued.append(job.not_before)
+            line = f"job {job.id} queued again"
+        else:
+            job.finished_at = ended_at
+        self.outcome.lines.append(f"{line} ({verdict.reason}): {verdict.sentence}")
+        self._change(attempt)
+        del self._live[job.id]
+
+    def request_stop(self, attempt: Attempt, why: str) -> None:
+        """Have the agent stop the attempt; `why` as StopAttempt has it. Asking again gives the command a new number."""
+        if attempt.executor_id is None:
+            return
+        attempt.stop_command, attempt.stop_why = self._next_command(attempt.executor_id), why
+        self.outcome.commands[attempt.executor_id].append(
+            commands.stop(attempt.stop_command, str(attempt.job_id), attempt.number, why)
+        )
+        self.outcome.lines.append(f"stopping {attempt.job_id} on {attempt.executor_name} ({why})")
+        self._change(attempt)
+
+    def stop_superseded(self, executor_id: str, job_id: str, number: int) -> None:
+        """Have an agent stop what the database does not count (any more). Nothing of it is written but the number."""
+        seq = self._next_command(executor_id)
+        self.outcome.commands[executor_id].append(commands.stop(seq, job_id, number, "superseded"))
+        self.outcome.lines.append(f"stopping {job_id} attempt {number} on executor {executor_id} (superseded)")
+
+    # --- Writing ---------------------------------------------------------------------------------------------
+
+    def write(self) -> None:
+        """Write what has changed since the last time."""
+        attempts = list(self._dirty.values())
+        self._dirty = {}
+        update_rows(attempts, _ATTEMPT_FIELDS)
+        update_rows([attempt.job for attempt in attempts], _JOB_FIELDS)
+        self._write_counters()
+
+    def _change(self, attempt: Attempt) -> None:
+        self._dirty[attempt.job_id] = attempt
+        self._touch(attempt)
+
+    def _touch(self, attempt: Attempt) -> None:
+        self.outcome.changed_jobs.add(attempt.job_id)
+        if attempt.executor_id:
+            self.outcome.changed_executors.add(attempt.executor_id)
+
+    def _next_command(self, executor_id: str) -> int:
+        if executor_id not in self._counters:
+            self._lock_counters({executor_id})
+        executor = self._counters[executor_id]
+        executor.last_command += 1
+        return executor.last_command
+
+    def _lock_counters(self, executor_ids: set[str]) -> None:
+        self._write_counters()
+        rows = Executor.objects.select_for_update().filter(id__in=executor_ids).order_by("id")
+        self._counters = {row.id: row for row in rows}
+
+    def _write_counters(self) -> None:
+        update_rows(list(self._counters.values()), ["last_command"])
+        self._counters = {}
+
+
+def end_reason(event: AttemptFinished) -> EndReason:
+    """The event's reason; for a word of a newer agent that this version does not know, what the exit code says."""
+    try:
+        return EndReason(event.reason)
+    except ValueError:
+        if event.exit_code is None:
+            return EndReason.ENGINE_ERROR
+        return EndReason.COMPLETED if event.exit_code == 0 else EndReason.EXIT_NONZERO
+
+
+def engine_time(text: str | None) -> datetime | None:
+    """A time as the engine gives it; None for none, for one that cannot be read, and for the engine's 'never'."""
+    try:
+        time = parse_datetime(text or "")
+    except ValueError:
+        return None
+    return time if time is not None and time.tzinfo is not None and time.year > 1970 else None
+
+
+def clean(text: str, limit: int) -> str:
+    """Text from a node, cut to the column and without the one character that PostgreSQL does not store."""
+    return text.replace("\0", "")[:limit]
