@@ -1,0 +1,287 @@
+"""The agent itself: takes commands, admits attempts, tells the scheduler, takes up what its predecessor left."""
+
+import asyncio
+import json
+import logging
+from collections import deque
+from collections.abc import Coroutine
+
+from docker.errors import APIError
+
+from agent import __version__, resources
+from agent.attempt import Attempt, Node
+from agent.config import GB, Config
+from agent.containers import LABEL_ATTEMPT, LABEL_JOB, StartFailed
+from agent.engine import Engine, EngineAway
+from agent.images import Images
+from agent.link import Link
+from agent.output import LINGER
+from agent.protocol import (
+    AttemptFinished,
+    Command,
+    Gpu,
+    Heartbeat,
+    HeldAttempt,
+    Hello,
+    Prefetch,
+    StartAttempt,
+    StopAttempt,
+)
+from agent.state import Record, State
+
+logger = logging.getLogger(__name__)
+
+ENGINE_RETRY = 2.0
+FINISHED_KEPT = 1000
+FLUSH_SECONDS = 3.0
+
+
+class Agent:
+    """One agent; `run()` is its life, cancelled to end it. Containers go on when it ends."""
+
+    def __init__(self, config: Config, state: State, gpus: list[Gpu], address: str) -> None:
+        self._config, self._state, self._gpus, self._address = config, state, gpus, address
+        self._engine = Engine(config.start_concurrency)
+        self._link = Link(config, state.executor_id, on_return=lambda: self._say_hello(again=True))
+        self._node = Node(
+            config=config,
+            state=state,
+            engine=self._engine,
+            images=Images(self._engine),
+            link=self._link,
+            gpus=gpus,
+            start_slots=asyncio.Semaphore(config.start_concurrency),
+        )
+        self._held: dict[tuple[str, int], Attempt] = {}
+        self._finished: deque[AttemptFinished] = deque(maxlen=FINISHED_KEPT)
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._docker_version = ""
+        self._problem = "Docker has not answered yet."
+
+    async def run(self) -> None:
+        """Until cancelled; then what was read is shipped and reported, for a few seconds at most."""
+        for record in self._state.records():
+            self._held[record.start.job_id, record.start.attempt] = Attempt(
+                self._node, record, self._on_finished, fresh=False
+            )
+        loops = [
+            self._link.deliver(),
+            self._follow_engine(),
+            self._beat(),
+            self._sample(),
+            self._link.receive(self._state.last_command, self._handle),
+        ]
+        tasks = [asyncio.create_task(loop) for loop in loops]
+        for attempt in list(self._held.values()):
+            self._spawn(attempt.run(), str(attempt))
+        self._spawn(self._remove_leftovers(), "leftovers")
+        try:
+            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_EXCEPTION)
+            for task in done:
+                task.result()
+        finally:
+            await self._end(tasks)
+
+    async def _end(self, loops: list[asyncio.Task[None]]) -> None:
+        deliver, *others = loops
+        for task in others:
+            task.cancel()
+        await asyncio.sleep(2 * LINGER)
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*others, *self._tasks, return_exceptions=True)
+        await self._link.flush(FLUSH_SECONDS)
+        deliver.cancel()
+        await asyncio.gather(deliver, return_exceptions=True)
+        self._engine.close()
+        await self._link.close()
+
+    def _spawn(self, work: Coroutine[None, None, None], name: str) -> None:
+        task = asyncio.create_task(work, name=name)
+        self._tasks.add(task)
+        task.add_done_callback(self._done)
+
+    def _done(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and task.exception():
+            logger.error("%s failed", task.get_name(), exc_info=task.exception())
+
+    # --- commands
+
+    def _handle(self, seq: int, command: Command | None) -> None:
+        """One command. Everything is on disk, and in `held`, before this returns; the work goes on in tasks."""
+        if isinstance(command, StartAttempt):
+            self._accept(command)
+        self._state.passed(seq)
+        if isinstance(command, StopAttempt):
+            self._stop(command)
+        elif isinstance(command, Prefetch):
+            self._spawn(self._prefetch(command.image), f"prefetch of {command.image}")
+
+    def _accept(self, start: StartAttempt) -> None:
+        key = start.job_id, start.attempt
+        if key in self._held:
+            logger.info("Job %s attempt %d is here already", *key)
+            return
+        attempt = Attempt(self._node, Record(start), self._on_finished, fresh=True)
+        if refusal := self._refusal(start):
+            event = attempt.refused(refusal)
+            logger.warning("Refused job %s attempt %d: %s", *key, refusal)
+            self._finished.append(event)
+            self._link.send(event)
+            return
+        self._state.save(attempt.record)
+        self._held[key] = attempt
+        logger.info("Accepted job %s attempt %d: %s", *key, start.image)
+        self._spawn(attempt.run(), str(attempt))
+
+    def _refusal(self, start: StartAttempt) -> str:
+        """Why the attempt has no room here, or ''."""
+        held = [attempt.start for attempt in self._held.values()]
+        config = self._config
+        cpu = config.cpu_millicores - config.reserve_cpu_millicores - sum(item.cpu_millicores for item in held)
+        memory = config.memory_bytes - config.reserve_memory_bytes - sum(item.memory_bytes for item in held)
+        taken = {index for item in held for index in item.gpu_indices}
+        known = {gpu.index for gpu in self._gpus}
+        if start.cpu_millicores > cpu:
+            return f"It needs {start.cpu_millicores / 1000:g} cores and {cpu / 1000:g} are free on {config.name}."
+        if start.memory_bytes > memory:
+            needs, free = f"{start.memory_bytes / GB:.3g} GB", f"{memory / GB:.3g} GB"
+            return f"It needs {needs} of memory and {free} are free on {config.name}."
+        for index in start.gpu_indices:
+            if index not in known:
+                return f"There is no GPU {index} on {config.name}."
+            if index in taken:
+                return f"GPU {index} on {config.name} is taken by another job."
+        return ""
+
+    def _stop(self, command: StopAttempt) -> None:
+        attempt = self._held.get((command.job_id, command.attempt))
+        if attempt is None:
+            logger.info("Job %s attempt %d is to be stopped and is not here", command.job_id, command.attempt)
+            return
+        attempt.stop(command)
+
+    async def _prefetch(self, image: str) -> None:
+        try:
+            if not await self._engine.has_image(image):
+                await self._node.images.pull(image, lambda text: None)
+                logger.info("Prefetched %s", image)
+        except (StartFailed, EngineAway, APIError) as error:
+            logger.warning("Prefetching %s failed: %s", image, error)
+
+    # --- events
+
+    def _on_finished(self, attempt: Attempt, event: AttemptFinished) -> asyncio.Future[None]:
+        del self._held[event.job_id, event.attempt]
+        logger.info("Finished %s: %s. %s", attempt, event.reason, event.message)
+        self._finished.append(event)
+        return self._link.send(event)
+
+    def _say_hello(self, again: bool = False) -> None:
+        """Describe the node; `again`, after Redis may have been emptied, also what ended lately."""
+        if again:
+            for event in self._finished:
+                self._link.send(event)
+        config = self._config
+        self._link.send(
+            Hello(
+                executor_id=self._state.executor_id,
+                name=config.name,
+                address=self._address,
+                cpu_millicores=config.cpu_millicores,
+                memory_bytes=config.memory_bytes,
+                reserve_cpu_millicores=config.reserve_cpu_millicores,
+                reserve_memory_bytes=config.reserve_memory_bytes,
+                gpus=self._gpus,
+                labels=dict(config.labels),
+                docker_version=self._docker_version,
+                agent_version=__version__,
+                last_command=self._state.last_command,
+                held=self._held_now(),
+                problem=self._problem,
+            )
+        )
+        self._heartbeat()
+
+    def _heartbeat(self) -> None:
+        self._link.send(
+            Heartbeat(
+                executor_id=self._state.executor_id,
+                last_command=self._state.last_command,
+                held=self._held_now(),
+                problem=self._problem,
+            )
+        )
+
+    def _held_now(self) -> list[HeldAttempt]:
+        return [HeldAttempt(job_id, number) for job_id, number in self._held]
+
+    async def _beat(self) -> None:
+        while True:
+            await asyncio.sleep(self._config.heartbeat_interval)
+            if self._link.connected:
+                self._heartbeat()
+
+    async def _sample(self) -> None:
+        while True:
+            sample = await resources.sample(len(self._held), self._gpus)
+            if not await self._link.write_sample(sample):
+                logger.warning("Redis was emptied: introducing this agent again")
+                self._say_hello(again=True)
+            await asyncio.sleep(self._config.sample_interval)
+
+    # --- the engine
+
+    async def _follow_engine(self) -> None:
+        """Keep the engine's event stream open; what it lacks is the problem that heartbeats tell."""
+        first = True
+        while True:
+            try:
+                self._docker_version = await self._engine.connect()
+                stream = await self._engine.events(self._state.executor_id)
+            except (EngineAway, APIError) as error:
+                problem = f"Docker does not answer: {error}"
+            else:
+                if self._problem or first:
+                    logger.info("Docker %s answers", self._docker_version)
+                    self._problem = ""
+                    self._say_hello()
+                first = False
+                for attempt in self._held.values():
+                    attempt.look()
+                async for line in stream.lines():
+                    self._engine_event(line)
+                stream.close()
+                self._engine.generation += 1
+                continue
+            if self._problem != problem or first:
+                logger.warning("%s; trying on", problem)
+                self._problem = problem
+                self._say_hello()
+            first = False
+            await asyncio.sleep(ENGINE_RETRY)
+
+    def _engine_event(self, line: bytes) -> None:
+        try:
+            event = json.loads(line)
+            labels = event["Actor"]["Attributes"]
+            key = labels[LABEL_JOB], int(labels[LABEL_ATTEMPT])
+        except (ValueError, KeyError, TypeError):
+            return
+        if attempt := self._held.get(key):
+            attempt.engine_event(event["Action"])
+
+    async def _remove_leftovers(self) -> None:
+        """Remove the containers of attempts that were reported before this agent started."""
+        held = {(job_id, str(number)) for job_id, number in self._held}
+        while True:
+            try:
+                for container in await self._engine.containers_of(self._state.executor_id):
+                    key = container["Labels"].get(LABEL_JOB, ""), container["Labels"].get(LABEL_ATTEMPT, "")
+                    if key not in held and key not in {(job, str(number)) for job, number in self._held}:
+                        await self._engine.remove(container["Id"])
+                        logger.info("Removed the left-over container of job %s attempt %s", *key)
+                return
+            except (EngineAway, APIError):
+                await asyncio.sleep(ENGINE_RETRY)

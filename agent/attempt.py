@@ -1,0 +1,410 @@
+"""The life of one attempt on this node: pull, create, start, watch, stop, report, remove.
+
+Each step can be the first one: a new agent takes up its predecessor's attempts where their containers are.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+
+from docker.errors import APIError, ImageNotFound, NotFound
+
+from agent.config import GB, Config
+from agent.containers import (
+    LABEL_EXECUTOR,
+    Facts,
+    StartFailed,
+    container_name,
+    container_settings,
+    exec_failure,
+    facts,
+    init_missing,
+    start_failure,
+)
+from agent.engine import Engine, EngineAway, Stream, explanation
+from agent.images import Images
+from agent.link import Link
+from agent.logs import LogWriter
+from agent.output import Output
+from agent.protocol import AttemptFinished, AttemptProgress, AttemptRunning, Gpu, StopAttempt
+from agent.state import Record, State
+
+logger = logging.getLogger(__name__)
+
+INSPECT_INTERVAL = 5.0
+"""Seconds; the engine's events say it sooner, this is for those that were missed."""
+LAST_LINES = 2.0
+"""Seconds that a stream's end may come before the engine says that its container has ended."""
+TIMEOUT_GRACE = 10
+KILL_AGAIN = 5.0
+PROGRESS_INTERVAL = 1.0
+KILLED = (137, 143)
+"""Exit codes of SIGKILL and SIGTERM."""
+REBOOTED = 255
+"""The exit code that Docker gives to a container that was running when the machine went down."""
+LATE_OOM = 0.3
+"""Seconds that Docker's word of an OOM kill may come after the container's end."""
+STOP_SENTENCES = {
+    "stopped": "Stopped on request.",
+    "superseded": "Stopped: a newer attempt took over.",
+    "timeout": "The job ran longer than its time-out and was stopped.",
+}
+
+
+OnFinished = Callable[["Attempt", AttemptFinished], asyncio.Future[None]]
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """What all attempts on a node share."""
+
+    config: Config
+    state: State
+    engine: Engine
+    images: Images
+    link: Link
+    gpus: list[Gpu]
+    start_slots: asyncio.Semaphore
+
+
+class _Stopped(Exception):
+    """Stopped before there was a container that ran."""
+
+
+class _LookAgain(Exception):
+    """There is a container already, or there may be: look for it first."""
+
+
+class Attempt:
+    """One accepted attempt, until its end was reported. `on_finished` gets its last event before any wait."""
+
+    def __init__(self, node: Node, record: Record, on_finished: OnFinished, *, fresh: bool) -> None:
+        """`fresh`: accepted just now, so there can be no container yet."""
+        self.record = record
+        self.start = record.start
+        self._node, self._on_finished = node, on_finished
+        self._wake, self._exited, self._stop_wanted = asyncio.Event(), asyncio.Event(), asyncio.Event()
+        self._interruptible = True
+        self._look_first, self._tried_create = not fresh, not fresh
+        self._generation = node.engine.generation
+        self._killed_by_other = False
+        self._saw_oom = False
+        self._ended_by = ""
+        self._told = 0.0
+        if record.stop:
+            self._stop_wanted.set()
+
+    def __str__(self) -> str:
+        return f"job {self.start.job_id} attempt {self.start.attempt}"
+
+    @property
+    def container_id(self) -> str:
+        return self.record.container_id
+
+    # --- what others tell it
+
+    def stop(self, command: StopAttempt) -> None:
+        """Remember, also on disk, that it is to be stopped; the first request counts."""
+        if self.record.stop is None:
+            self._save(replace(self.record, stop=command))
+        self._stop_wanted.set()
+        self._wake.set()
+
+    def engine_event(self, action: str) -> None:
+        """Something happened to its container: 'die', 'oom', 'kill' or 'destroy'."""
+        if action == "oom":
+            self._saw_oom = True
+        elif action == "kill" and not self._ended_by:
+            self._killed_by_other = True
+        self._wake.set()
+
+    def look(self) -> None:
+        """Look at the container again: events may have been missed."""
+        self._wake.set()
+
+    def refused(self, why: str) -> AttemptFinished:
+        """Its only event, where it is not accepted."""
+        return self._finished("start_refused", why)
+
+    # --- its life
+
+    async def run(self) -> None:
+        """From wherever it is to its end. Cancelling leaves the container and the record as they are."""
+        try:
+            finished = await self._live()
+        except _Stopped:
+            finished = self._finished(self._stop_reason(), STOP_SENTENCES[self._stop_reason()])
+        except StartFailed as error:
+            finished = self._finished(error.reason, error.message)
+        except Exception as error:
+            logger.exception("%s failed in the agent", self)
+            finished = self._finished("engine_error", f"The agent failed: {error!r}")
+        await asyncio.shield(self._on_finished(self, finished))
+        self._node.state.forget(self.start)
+        await self._remove()
+
+    async def _live(self) -> AttemptFinished:
+        container, stream = await self._begin()
+        if container is None:
+            return self._finished("container_gone", "The container was removed on the executor by somebody else.")
+        buffer = self._node.config.log_buffer_bytes
+        output = Output(self._node.engine, container.id, self._log_writer(), buffer, stream)
+        shipping = asyncio.create_task(output.ship(self._has_ended), name=f"output of {self}")
+        try:
+            if not container.ended:
+                self._node.link.send(
+                    AttemptRunning(
+                        executor_id=self._node.state.executor_id,
+                        job_id=self.start.job_id,
+                        attempt=self.start.attempt,
+                        container_id=container.id,
+                        started_at=_text(container.started_at) or "",
+                    )
+                )
+                container = await self._watch(container)
+            self._exited.set()
+            await shipping
+        finally:
+            shipping.cancel()
+            await asyncio.gather(shipping, return_exceptions=True)
+        return await self._verdict(container, output.last_stderr)
+
+    async def _begin(self) -> tuple[Facts | None, Stream | None]:
+        """The container as it is, started if it was not; None where it was and is no more."""
+        while True:
+            known = await self._find() if self._look_first else None
+            self._look_first = True
+            if known and not known.never_started:
+                self._save(replace(self.record, container_id=known.id))
+                return known, None
+            if known is None and self.container_id:
+                return None, None
+            starting = asyncio.create_task(self._start(known.id if known else ""), name=f"start of {self}")
+            stopping = asyncio.create_task(self._stop_wanted.wait())
+            try:
+                await asyncio.wait({starting, stopping}, return_when=asyncio.FIRST_COMPLETED)
+                if not starting.done() and self._interruptible:
+                    raise _Stopped
+                return await starting
+            except _LookAgain:
+                continue
+            finally:
+                stopping.cancel()
+                starting.cancel()
+                await asyncio.gather(starting, stopping, return_exceptions=True)
+
+    async def _find(self) -> Facts | None:
+        """Its container, where there is one; waits while Docker does not answer."""
+        while True:
+            try:
+                found = await self._node.engine.inspect(self.container_id or container_name(self.start))
+            except NotFound:
+                return None
+            except (EngineAway, APIError):
+                if self._stop_wanted.is_set() and not self._tried_create:
+                    raise _Stopped from None
+                await asyncio.sleep(1)
+            else:
+                ours = found["Config"]["Labels"].get(LABEL_EXECUTOR) == self._node.state.executor_id
+                return facts(found) if ours else None
+
+    async def _start(self, container_id: str) -> tuple[Facts, Stream | None]:
+        """Create unless there is a container, attach, start. Raises StartFailed and _LookAgain."""
+        while True:
+            try:
+                async with self._node.start_slots:
+                    self._interruptible = False
+                    if not container_id:
+                        container_id = await self._create()
+                    self._save(replace(self.record, container_id=container_id))
+                    return await self._start_created(container_id)
+            except ImageNotFound:
+                self._interruptible = True
+                await self._node.images.pull(self.start.image, self._progress)
+            except APIError as error:
+                said = explanation(error)
+                if error.status_code == 409 and not container_id and await self._find():
+                    raise _LookAgain from None
+                if not (init_missing(said) and self._node.engine.init_available and container_id):
+                    raise start_failure(error.status_code, said) from None
+                logger.warning("Docker has no docker-init here: containers run without an init process")
+                self._node.engine.init_available = False
+                await self._node.engine.remove(container_id)
+                container_id = ""
+            except EngineAway as error:
+                if container_id:
+                    raise _LookAgain from None
+                raise StartFailed("engine_error", f"Docker does not answer: {error}") from None
+            finally:
+                self._interruptible = True
+
+    async def _create(self) -> str:
+        uuids = {gpu.index: gpu.uuid for gpu in self._node.gpus}
+        settings = container_settings(
+            self.start,
+            executor_id=self._node.state.executor_id,
+            gpu_uuids=[uuids[index] for index in self.start.gpu_indices],
+            pids_limit=self._node.config.pids_limit,
+            init=self._node.engine.init_available,
+        )
+        self._tried_create = True
+        return await self._node.engine.create(settings, container_name(self.start))
+
+    async def _start_created(self, container_id: str) -> tuple[Facts, Stream]:
+        stream = await self._node.engine.attach(container_id)
+        try:
+            await self._node.engine.start(container_id)
+            container = facts(await self._node.engine.inspect(container_id))
+        except BaseException:
+            stream.close()
+            raise
+        logger.info("Started %s: container %.12s, image %s", self, container_id, self.start.image)
+        return container, stream
+
+    async def _watch(self, container: Facts) -> Facts:
+        """Wait for the container's end, and bring it about where it is to be stopped or its time is up."""
+        deadline = (container.started_at or datetime.now(UTC)).timestamp() + self.start.timeout_seconds
+        kill_at = float("inf")
+        while True:
+            try:
+                container = facts(await self._node.engine.inspect(container.id))
+                if container.ended:
+                    return container
+                now = time.time()
+                if not self._ended_by and (self._stop_wanted.is_set() or now >= deadline):
+                    kill_at = now + await self._terminate(container.id)
+                elif now >= kill_at:
+                    logger.info("Killing %s: it did not end within the grace period", self)
+                    await self._node.engine.kill(container.id, "SIGKILL")
+                    kill_at = now + KILL_AGAIN
+            except NotFound:
+                return replace(container, status="gone")
+            except (EngineAway, APIError) as error:
+                logger.warning("%s: Docker does not do what it should, trying on: %s", self, error)
+                await asyncio.sleep(1)
+            until = min(time.time() + INSPECT_INTERVAL, kill_at if self._ended_by else deadline)
+            try:
+                async with asyncio.timeout(max(0.02, until - time.time())):
+                    await self._wake.wait()
+            except TimeoutError:
+                pass
+            self._wake.clear()
+
+    async def _terminate(self, container_id: str) -> float:
+        """Ask the container to end; the seconds until it is made to."""
+        self._ended_by = self._stop_reason()
+        logger.info("Stopping %s: %s", self, self._ended_by)
+        if not await self._node.engine.kill(container_id, "SIGTERM"):
+            self._ended_by = ""  # It ended by itself just before.
+            self._wake.set()
+            await asyncio.sleep(0.02)
+        return float(self.record.stop.grace_seconds if self.record.stop else TIMEOUT_GRACE)
+
+    async def _has_ended(self) -> bool:
+        self._wake.set()
+        try:
+            async with asyncio.timeout(LAST_LINES):
+                await self._exited.wait()
+        except TimeoutError:
+            return False
+        return True
+
+    async def _remove(self) -> None:
+        """Remove the container, if there may be one, however long Docker is away."""
+        delay = 1.0
+        while self.container_id or self._tried_create:
+            try:
+                container = self.container_id or getattr(await self._find(), "id", "")
+                if container:
+                    await self._node.engine.remove(container)
+                return
+            except (EngineAway, APIError) as error:
+                logger.warning("The container of %s cannot be removed yet: %s", self, error)
+                await asyncio.sleep(delay)
+                delay = min(60, 2 * delay)
+
+    # --- what became of it
+
+    async def _verdict(self, container: Facts, last_stderr: bytes) -> AttemptFinished:
+        if container.exit_code == KILLED[0] and not (container.oom_killed or self._saw_oom or self._ended_by):
+            await asyncio.sleep(LATE_OOM)
+            container = await self._find() or container
+        oom = container.oom_killed or self._saw_oom
+        code = container.exit_code
+        failed = exec_failure(code, last_stderr)
+        if self._ended_by:
+            reason, message = self._ended_by, STOP_SENTENCES[self._ended_by]
+        elif not container.ended:
+            reason, message = "container_gone", "The container was removed on the executor by somebody else."
+        elif code == 0:
+            reason, message = "completed", "The command exited with code 0."
+        elif oom:
+            asked = self.start.memory_bytes / GB
+            reason, message = "oom_killed", f"The job used more than the {asked:.3g} GB of memory it asked for."
+        elif failed:
+            reason, message = failed.reason, failed.message
+        elif code in KILLED and self._killed_by_other:
+            reason, message = "container_gone", f"The container was stopped on the executor by hand (exit code {code})."
+        elif code in (*KILLED, REBOOTED) and self._node.engine.generation != self._generation:
+            reason, message = "engine_error", f"Docker was stopped or restarted under the job (exit code {code})."
+        else:
+            reason, message = "exit_nonzero", f"The command exited with code {code}."
+        return self._finished(reason, message, container, oom)
+
+    def _finished(
+        self, reason: str, message: str = "", container: Facts | None = None, oom: bool = False
+    ) -> AttemptFinished:
+        return AttemptFinished(
+            executor_id=self._node.state.executor_id,
+            job_id=self.start.job_id,
+            attempt=self.start.attempt,
+            reason=reason,
+            message=message,
+            exit_code=container.exit_code if container else None,
+            oom_killed=oom,
+            container_id=container.id if container else self.container_id,
+            started_at=_text(container.started_at) if container else None,
+            finished_at=_text(container.finished_at) if container else None,
+        )
+
+    def _stop_reason(self) -> str:
+        if self.record.stop is None:
+            return "timeout"
+        return self.record.stop.why if self.record.stop.why in ("timeout", "superseded") else "stopped"
+
+    def _progress(self, detail: str) -> None:
+        now = time.monotonic()
+        if now - self._told >= PROGRESS_INTERVAL and self._node.link.connected:
+            self._told = now
+            self._node.link.send(
+                AttemptProgress(
+                    executor_id=self._node.state.executor_id,
+                    job_id=self.start.job_id,
+                    attempt=self.start.attempt,
+                    detail=detail,
+                )
+            )
+
+    def _save(self, record: Record) -> None:
+        if record != self.record:
+            self.record = record
+            self._node.state.save(record)
+
+    def _log_writer(self) -> LogWriter:
+        config, link = self._node.config, self._node.link
+        return LogWriter(
+            link.client,
+            link.keys,
+            self.start.job_id,
+            self.start.attempt,
+            limit_bytes=config.log_limit_bytes,
+            retention_seconds=config.log_retention_seconds,
+            patiently=link.patiently,
+        )
+
+
+def _text(moment: datetime | None) -> str | None:
+    return moment.strftime("%Y-%m-%dT%H:%M:%S.%fZ") if moment else None

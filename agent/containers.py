@@ -1,0 +1,188 @@
+"""What a container of ours looks like to Docker, and what Docker's answers mean.
+
+Pure; `agent/engine.py` does the calls.
+"""
+
+import re
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from agent.protocol import StartAttempt
+
+LABEL_JOB = "workload-runner.job"
+LABEL_ATTEMPT = "workload-runner.attempt"
+LABEL_EXECUTOR = "workload-runner.executor"
+LABEL_NAME = "workload-runner.name"
+
+CAPABILITIES = [
+    # What ordinary images need to install packages, own files and drop to another user; nothing that reaches the host.
+    "CHOWN",
+    "DAC_OVERRIDE",
+    "FOWNER",
+    "FSETID",
+    "KILL",
+    "SETGID",
+    "SETUID",
+    "SETPCAP",
+    "NET_BIND_SERVICE",
+]
+
+LOG_FILE_SIZE, LOG_FILES = "512m", "2"
+"""The engine's own copy of the output, from which a log is taken up again after an interruption."""
+
+CPU_PERIOD = 100_000
+
+
+# --- What we ask for -------------------------------------------------------------------------------------------
+
+
+def container_name(start: StartAttempt) -> str:
+    return f"job-{start.job_id}-{start.attempt}"
+
+
+def container_settings(
+    start: StartAttempt, *, executor_id: str, gpu_uuids: list[str], pids_limit: int, init: bool = True
+) -> dict[str, Any]:
+    """The body of the engine's 'create container' for an attempt.
+
+    The CPU limit is a quota, not NanoCpus, because the engine refuses NanoCpus above the cores it sees itself.
+    """
+    host: dict[str, Any] = {
+        "CpuPeriod": CPU_PERIOD,
+        "CpuQuota": max(1000, start.cpu_millicores * CPU_PERIOD // 1000),
+        "Memory": start.memory_bytes,
+        "MemorySwap": start.memory_bytes,
+        "PidsLimit": pids_limit,
+        "CapDrop": ["ALL"],
+        "CapAdd": CAPABILITIES,
+        "SecurityOpt": ["no-new-privileges"],
+        "Privileged": False,
+        "Init": init,
+        "LogConfig": {"Type": "json-file", "Config": {"max-size": LOG_FILE_SIZE, "max-file": LOG_FILES}},
+        "RestartPolicy": {"Name": "no"},
+    }
+    if gpu_uuids:
+        host["DeviceRequests"] = [{"Driver": "", "Count": 0, "DeviceIDs": gpu_uuids, "Capabilities": [["gpu"]]}]
+    settings: dict[str, Any] = {
+        "Image": start.image,
+        "Env": [f"{name}={value}" for name, value in start.env.items()],
+        "Labels": {
+            LABEL_JOB: start.job_id,
+            LABEL_ATTEMPT: str(start.attempt),
+            LABEL_EXECUTOR: executor_id,
+            LABEL_NAME: start.job_name,
+        },
+        "AttachStdout": True,
+        "AttachStderr": True,
+        "Tty": False,
+        "OpenStdin": False,
+        "HostConfig": host,
+    }
+    if start.command:
+        settings["Cmd"] = start.command
+    if start.working_dir:
+        settings["WorkingDir"] = start.working_dir
+    return settings
+
+
+# --- What became of it -----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """A container's state by the engine. `status` is Docker's word: created, running, paused, exited, dead …"""
+
+    id: str
+    status: str
+    exit_code: int | None
+    oom_killed: bool
+    started_at: datetime | None
+    finished_at: datetime | None
+    error: str
+
+    @property
+    def never_started(self) -> bool:
+        return self.status == "created"
+
+    @property
+    def ended(self) -> bool:
+        return self.status in ("exited", "dead")
+
+
+def facts(inspected: dict[str, Any]) -> Facts:
+    state = inspected["State"]
+    ended = state["Status"] in ("exited", "dead")
+    return Facts(
+        id=inspected["Id"],
+        status=state["Status"],
+        exit_code=state["ExitCode"] if ended else None,
+        oom_killed=bool(state["OOMKilled"]),
+        started_at=_moment(state["StartedAt"]),
+        finished_at=_moment(state["FinishedAt"]) if ended else None,
+        error=state.get("Error", ""),
+    )
+
+
+def _moment(text: str) -> datetime | None:
+    """Docker's time (nanoseconds, year 1 for 'never') to the microsecond."""
+    match = re.fullmatch(r"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)(?:\.(\d{1,9}))?(Z|[+-]\d\d:\d\d)", text)
+    if not match or text.startswith("0001-"):
+        return None
+    whole, fraction, zone = match.groups()
+    micros = (fraction or "0").ljust(6, "0")[:6]
+    return datetime.fromisoformat(f"{whole}.{micros}{'+00:00' if zone == 'Z' else zone}").astimezone(UTC)
+
+
+# --- Why it failed ---------------------------------------------------------------------------------------------
+
+
+class StartFailed(Exception):
+    """An attempt could not be started. `reason` is a code of `jobs.lifecycle.EndReason`, `message` a sentence."""
+
+    def __init__(self, reason: str, message: str) -> None:
+        super().__init__(message)
+        self.reason, self.message = reason, message
+
+
+def start_failure(status: int | None, said: str) -> StartFailed:
+    """What the engine's refusal to create or start a container means."""
+    said = said.strip()
+    if "executable file not found" in said or re.search(r"exec: .*no such file or directory", said):
+        return StartFailed("command_not_found", f"The command does not exist in the image. Docker said: {said}")
+    if re.search(r"exec: .*permission denied|exec format error", said):
+        return StartFailed(
+            "command_not_executable", f"The command exists in the image but cannot be executed. Docker said: {said}"
+        )
+    if status == 400:
+        return StartFailed("invalid_settings", f"Docker refused the container's settings: {said}")
+    return StartFailed("engine_error", f"Docker could not start the container: {said}")
+
+
+def pull_failure(image: str, said: str) -> StartFailed:
+    """What the engine's refusal to pull an image means."""
+    said = said.strip()
+    words = said.lower()
+    if "invalid reference format" in words:
+        return StartFailed("invalid_settings", f"{image!r} is not an image name that Docker accepts: {said}")
+    if re.search(r"pull access denied|unauthorized|denied|no basic auth|authentication required|forbidden", words):
+        return StartFailed("image_access_denied", f"The registry does not give out {image}. Docker said: {said}")
+    if re.search(r"manifest unknown|not found|does not exist|no matching manifest|name unknown", words):
+        return StartFailed("image_not_found", f"There is no image {image}. Docker said: {said}")
+    return StartFailed("image_pull_failed", f"{image} could not be pulled. Docker said: {said}")
+
+
+def init_missing(said: str) -> bool:
+    """Whether the engine lacks its init process (a package of its own in some distributions)."""
+    return "docker-init" in said or "init binary" in said.lower()
+
+
+def exec_failure(exit_code: int | None, last_stderr: bytes) -> StartFailed | None:
+    """With an init process a missing command is no error of the start: the init exits and says why on stderr."""
+    match = re.match(rb"\[FATAL tini \(\d+\)\] exec (.*) failed: (.*)", last_stderr)
+    if exit_code not in (126, 127) or not match:
+        return None
+    command, why = (part.decode("utf-8", "replace") for part in match.groups())
+    if exit_code == 127:
+        return StartFailed("command_not_found", f"The command {command!r} does not exist in the image ({why}).")
+    return StartFailed("command_not_executable", f"The command {command!r} cannot be executed ({why}).")

@@ -1,0 +1,227 @@
+"""The calls to the Docker Engine: short ones through docker-py in a few threads, streams on the event loop.
+
+Every call raises docker.errors.APIError where the engine refuses, and EngineAway where it cannot be reached.
+"""
+
+import asyncio
+import json
+import logging
+import os
+import ssl
+from collections.abc import AsyncIterator, Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, TypeVar
+from urllib.parse import quote, urlencode, urlsplit
+
+import docker
+import docker.utils
+import requests
+from docker.errors import APIError, DockerException, NotFound
+
+from agent.containers import LABEL_EXECUTOR
+
+logger = logging.getLogger(__name__)
+T = TypeVar("T")
+
+READ_BYTES = 64 * 1024
+CALL_TIMEOUT = 60
+PULL_SILENCE = 300
+"""Seconds without a word from the engine after which a pull counts as failed."""
+PULL_THREADS = 3
+
+
+class EngineAway(Exception):
+    """The engine does not answer; the text says why."""
+
+
+class Stream:
+    """A response body read as it comes. Reading slowly slows the engine: little is buffered here."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._reader, self._writer = reader, writer
+
+    async def read(self) -> bytes:
+        """The next bytes; b'' at the end, also where the connection was lost."""
+        try:
+            return await self._reader.read(READ_BYTES)
+        except OSError:
+            return b""
+
+    async def lines(self) -> AsyncIterator[bytes]:
+        rest = b""
+        while data := await self.read():
+            *lines, rest = (rest + data).split(b"\n")
+            for line in lines:
+                yield line
+
+    def close(self) -> None:
+        self._writer.close()
+
+
+class Engine:
+    """The engine that DOCKER_HOST names, or the local one."""
+
+    def __init__(self, workers: int) -> None:
+        self._environment = docker.utils.kwargs_from_env()
+        self._threads = ThreadPoolExecutor(workers + 4, thread_name_prefix="docker")
+        self._pull_threads = ThreadPoolExecutor(PULL_THREADS, thread_name_prefix="pull")
+        self._client: docker.APIClient | None = None
+        self.init_available = True
+        self.generation = 0
+        """Grows each time the engine was found away, so that a stream that ended may have been cut by that."""
+
+    async def connect(self) -> str:
+        """The engine's version, when it answers."""
+        version: dict[str, Any] = await self._call(lambda client: client.version())
+        return str(version.get("Version", ""))
+
+    def close(self) -> None:
+        self._threads.shutdown(wait=False, cancel_futures=True)
+        self._pull_threads.shutdown(wait=False, cancel_futures=True)
+
+    # --- containers
+
+    async def create(self, settings: dict[str, Any], name: str) -> str:
+        answer: dict[str, str] = await self._call(lambda client: client.create_container_from_config(settings, name))
+        return answer["Id"]
+
+    async def start(self, container_id: str) -> None:
+        await self._call(lambda client: client.start(container_id))
+
+    async def inspect(self, container: str) -> dict[str, Any]:
+        return await self._call(lambda client: client.inspect_container(container))
+
+    async def kill(self, container_id: str, signal: str) -> bool:
+        """False where it was not running any more."""
+        try:
+            await self._call(lambda client: client.kill(container_id, signal))
+        except APIError as error:
+            if error.status_code in (404, 409) or "is not running" in str(error.explanation):
+                return False
+            raise
+        return True
+
+    async def remove(self, container_id: str) -> None:
+        """Remove a container with its anonymous volumes, running or not; nothing happens where it is gone."""
+        try:
+            await self._call(lambda client: client.remove_container(container_id, v=True, force=True))
+        except NotFound:
+            return
+        except APIError as error:
+            if error.status_code != 409:  # Its removal is already in progress.
+                raise
+
+    async def containers_of(self, executor_id: str) -> list[dict[str, Any]]:
+        """Our containers, running or not: Id, Names, Labels, State."""
+        filters = {"label": f"{LABEL_EXECUTOR}={executor_id}"}
+        return await self._call(lambda client: client.containers(all=True, filters=filters))
+
+    # --- images
+
+    async def has_image(self, image: str) -> bool:
+        try:
+            await self._call(lambda client: client.inspect_image(image))
+        except NotFound:
+            return False
+        return True
+
+    async def pull(self, image: str, on_message: Callable[[dict[str, Any]], None]) -> None:
+        """Pull an image; `on_message` gets each of the engine's progress messages, in a thread of its own."""
+        repository, tag = docker.utils.parse_repository_tag(image)
+
+        def work(_: docker.APIClient) -> None:
+            client = docker.APIClient(version="auto", timeout=PULL_SILENCE, **self._environment)
+            try:
+                for message in client.pull(repository, tag=tag or "latest", stream=True, decode=True):
+                    on_message(message)
+            finally:
+                client.close()
+
+        await self._call(work, self._pull_threads)
+
+    # --- streams
+
+    async def attach(self, container_id: str) -> Stream:
+        """Everything that the container prints from now on, in frames."""
+        return await self._open("POST", f"/containers/{container_id}/attach", stream=1, stdout=1, stderr=1)
+
+    async def logs(self, container_id: str) -> Stream:
+        """The engine's copy of the output from its start, in frames, each with a time stamp; goes on until the end."""
+        path = f"/containers/{container_id}/logs"
+        return await self._open("GET", path, follow=1, stdout=1, stderr=1, timestamps=1)
+
+    async def events(self, executor_id: str) -> Stream:
+        """What happens to our containers, a JSON object a line."""
+        wanted = {
+            "type": ["container"],
+            "label": [f"{LABEL_EXECUTOR}={executor_id}"],
+            "event": ["die", "oom", "kill", "destroy"],
+        }
+        return await self._open("GET", "/events", filters=json.dumps(wanted))
+
+    async def _open(self, method: str, path: str, **query: object) -> Stream:
+        """HTTP/1.0, whose bodies come as they are, without chunks."""
+        try:
+            reader, writer = await self._connection()
+            request = f"{method} {path}?{urlencode(query, quote_via=quote)} HTTP/1.0\r\nHost: docker\r\n"
+            if method == "POST":
+                request += "Content-Length: 0\r\n"
+            writer.write(f"{request}\r\n".encode())
+            head = await reader.readuntil(b"\r\n\r\n")
+        except (OSError, asyncio.IncompleteReadError, asyncio.LimitOverrunError) as error:
+            raise EngineAway(str(error)) from None
+        status = int(head.split(b" ", 2)[1])
+        if status >= 400:
+            body = await reader.read()
+            writer.close()
+            response = requests.Response()
+            response.status_code = status
+            text = body.decode(errors="replace").strip()
+            raise (NotFound if status == 404 else APIError)(path, response=response, explanation=text)
+        return Stream(reader, writer)
+
+    async def _connection(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        parts = urlsplit(self._environment.get("base_url") or "unix:///var/run/docker.sock")
+        if parts.scheme in ("unix", "http+unix"):
+            return await asyncio.open_unix_connection(parts.path, limit=READ_BYTES)
+        context = None
+        if self._environment.get("tls"):
+            context = _tls_context()
+        return await asyncio.open_connection(parts.hostname, parts.port or 2375, limit=READ_BYTES, ssl=context)
+
+    async def _call(self, work: Callable[[Any], T], threads: ThreadPoolExecutor | None = None) -> T:
+        def run() -> T:
+            if self._client is None:
+                self._client = docker.APIClient(
+                    version="auto", timeout=CALL_TIMEOUT, num_pools=4, max_pool_size=16, **self._environment
+                )
+            return work(self._client)
+
+        try:
+            return await asyncio.get_running_loop().run_in_executor(threads or self._threads, run)
+        except APIError:
+            raise
+        except (DockerException, requests.RequestException, OSError) as error:
+            self._client = None
+            raise EngineAway(_cause(error)) from None
+
+
+def explanation(error: APIError) -> str:
+    """Docker's own words."""
+    return str(error.explanation or error)
+
+
+def _tls_context() -> ssl.SSLContext:
+    folder = Path(os.environ.get("DOCKER_CERT_PATH") or Path.home() / ".docker")
+    context = ssl.create_default_context(cafile=folder / "ca.pem")
+    context.load_cert_chain(folder / "cert.pem", folder / "key.pem")
+    return context
+
+
+def _cause(error: BaseException) -> str:
+    """The innermost reason, without the layers of HTTP libraries around it."""
+    inner: BaseException = error
+    while (deeper := inner.__cause__ or inner.__context__) is not None:
+        inner = deeper
+    return str(getattr(inner, "strerror", None) or inner or type(inner).__name__)

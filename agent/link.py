@@ -1,0 +1,153 @@
+"""The agent's side of Redis: commands in, events out in their order, and patience while Redis is away."""
+
+import asyncio
+import json
+import logging
+import random
+from collections import deque
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import redis.asyncio
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+from redis.exceptions import RedisError
+
+from agent.config import Config
+from agent.protocol import FIELD, Command, Event, Keys, MalformedMessage, UnknownMessage, decode, encode
+
+logger = logging.getLogger(__name__)
+
+FIRST_DELAY, LONGEST_DELAY = 0.1, 5.0
+CALL_TIMEOUT = 20
+SAMPLES_KEPT = 8640
+"""A day's, at one every ten seconds."""
+
+
+class Link:
+    """One agent's connections to Redis. `on_return` is called when Redis answers again after it did not."""
+
+    def __init__(self, config: Config, executor_id: str, on_return: Callable[[], None]) -> None:
+        self.keys = Keys(config.redis_key_prefix)
+        self.connected = True
+        self._executor_id, self._poll = executor_id, config.poll_interval
+        self._on_return = on_return
+        self._outbox: deque[tuple[bytes, asyncio.Future[None]]] = deque()
+        self._filled = asyncio.Event()
+        self._sampled = False
+        self.client = self._client(config.redis_url, CALL_TIMEOUT)
+        self._blocking = self._client(config.redis_url, config.poll_interval + CALL_TIMEOUT)
+
+    @staticmethod
+    def _client(url: str, timeout: float) -> redis.asyncio.Redis:
+        return redis.asyncio.Redis.from_url(
+            url, socket_connect_timeout=5, socket_timeout=timeout, socket_keepalive=True, retry=Retry(NoBackoff(), 0)
+        )
+
+    async def close(self) -> None:
+        await self.client.aclose()
+        await self._blocking.aclose()
+
+    async def patiently(self, call: Callable[[], Awaitable[Any]]) -> Any:
+        """The answer of `call`, tried until Redis gives one. `call` must be harmless when done twice."""
+        delay = FIRST_DELAY
+        while True:
+            try:
+                answer = await call()
+            except (RedisError, OSError) as error:
+                self._lost(error)
+                await asyncio.sleep(delay * random.uniform(0.5, 1))  # noqa: S311
+                delay = min(2 * delay, LONGEST_DELAY)
+            else:
+                self._back()
+                return answer
+
+    def _lost(self, error: Exception) -> None:
+        if self.connected:
+            self.connected = False
+            logger.warning("Redis does not answer, trying on: %s", error)
+
+    def _back(self) -> None:
+        if not self.connected:
+            self.connected = True
+            logger.info("Redis answers again")
+            self._on_return()
+
+    # --- events
+
+    def send(self, event: Event) -> asyncio.Future[None]:
+        """Put an event behind those that wait; the future is done when Redis has it."""
+        written: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._outbox.append((encode(event), written))
+        self._filled.set()
+        return written
+
+    async def deliver(self) -> None:
+        """Write the waiting events, in order, for ever."""
+        while True:
+            await self._filled.wait()
+            self._filled.clear()
+            while self._outbox:
+                batch = list(self._outbox)[:200]
+
+                async def write(batch: list[tuple[bytes, asyncio.Future[None]]] = batch) -> None:
+                    pipeline = self.client.pipeline(transaction=True)
+                    for data, _ in batch:
+                        pipeline.xadd(self.keys.events, {FIELD: data})
+                    await pipeline.execute()
+
+                await self.patiently(write)
+                for _, written in batch:
+                    self._outbox.popleft()
+                    if not written.done():
+                        written.set_result(None)
+
+    async def flush(self, seconds: float) -> None:
+        """Wait until all events are written, or the time is up."""
+        pending = [written for _, written in self._outbox]
+        if pending:
+            await asyncio.wait(pending, timeout=seconds)
+
+    # --- commands
+
+    async def receive(self, after: int, handle: Callable[[int, Command | None], None]) -> None:
+        """Call `handle(seq, command)` for each command after number `after`, for ever; None for an unreadable one."""
+        key = self.keys.commands(self._executor_id)
+        block = max(1, int(self._poll * 1000))
+        while True:
+            read = {key: f"{after}-0"}
+            answer = await self.patiently(lambda read=read: self._blocking.xread(read, count=100, block=block))  # type: ignore[misc]
+            for _, entries in answer.items() if isinstance(answer, dict) else answer or []:
+                for entry_id, fields in entries:
+                    after = int(entry_id.split(b"-")[0])
+                    handle(after, _command(after, fields))
+
+    # --- samples
+
+    async def write_sample(self, sample: dict[str, object]) -> bool:
+        """Add a utilisation sample. False where Redis was emptied since the last one."""
+        key = self.keys.samples(self._executor_id)
+        fields = {name: json.dumps(value) if isinstance(value, list) else value for name, value in sample.items()}
+
+        async def write() -> list[Any]:
+            pipeline = self.client.pipeline(transaction=True)
+            pipeline.exists(key)
+            pipeline.xadd(key, fields, maxlen=SAMPLES_KEPT, approximate=True)  # type: ignore[arg-type]
+            return await pipeline.execute()
+
+        existed, _ = await self.patiently(write)
+        emptied = self._sampled and not existed
+        self._sampled = True
+        return not emptied
+
+
+def _command(seq: int, fields: dict[bytes, bytes]) -> Command | None:
+    try:
+        message = decode(fields.get(FIELD, b""))
+    except (UnknownMessage, MalformedMessage) as error:
+        logger.error("Command %d is skipped: %s", seq, error)
+        return None
+    if not isinstance(message, Command):
+        logger.error("Command %d is skipped: %s is not a command", seq, message.kind)
+        return None
+    return message

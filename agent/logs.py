@@ -1,0 +1,287 @@
+"""A container's output to `job_logs:{job_id}`: frames to lines to Redis, exact and in order.
+
+Exactness rests on one idea: Redis itself says how far an attempt's log has come. The script that appends lines stores,
+in the same step, the position in the container's raw output after them, so whatever is interrupted (the agent, Redis,
+the attached connection) is taken up again from there by reading the engine's own copy of the log and skipping to it.
+"""
+
+import struct
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+import redis.asyncio
+
+from agent.protocol import Keys
+
+STDOUT, STDERR = 1, 2
+STREAM_NAMES = {STDOUT: b"stdout", STDERR: b"stderr"}
+MAX_LINE = 64 * 1024
+"""Bytes; a longer line is stored as several elements."""
+REPLACEMENT = "\N{REPLACEMENT CHARACTER}".encode()
+
+
+# --- Frames ----------------------------------------------------------------------------------------------------
+
+
+class FrameParser:
+    """Cuts the engine's multiplexed stream (8 bytes of header: stream, length) into frames."""
+
+    def __init__(self) -> None:
+        self._rest = b""
+
+    def feed(self, data: bytes) -> list[tuple[int, bytes]]:
+        """The frames completed by `data`, in order, as (stream, payload)."""
+        if self._rest:
+            data = self._rest + data
+        frames, position, end = [], 0, len(data)
+        while end - position >= 8:
+            stream, size = _HEADER.unpack_from(data, position)
+            stop = position + 8 + size
+            if stop > end:
+                break
+            frames.append((stream, data[position + 8 : stop]))
+            position = stop
+        self._rest = data[position:]
+        return frames
+
+
+_HEADER = struct.Struct(">BxxxL")
+
+
+def merge(frames: list[tuple[int, bytes]]) -> list[tuple[int, bytes]]:
+    """The same output with neighbouring frames of one stream joined, which makes splitting it cheap."""
+    runs: list[tuple[int, list[bytes]]] = []
+    for stream, payload in frames:
+        if runs and runs[-1][0] == stream:
+            runs[-1][1].append(payload)
+        else:
+            runs.append((stream, [payload]))
+    return [(stream, b"".join(payloads)) for stream, payloads in runs]
+
+
+# --- Lines -----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Position:
+    """How much of one stream has become lines: its newlines, and bytes of the line after the last of them.
+
+    Newlines are counted because the engine's copy of a log differs from the live stream in bytes (it replaces invalid
+    UTF-8) but never in newlines. `tail` is not 0 only within a line over MAX_LINE and after a last line without a
+    newline; it counts U+FFFD as one, because that is what each invalid byte becomes in the engine's copy.
+    """
+
+    newlines: int = 0
+    tail: int = 0
+
+
+class LineSplitter:
+    """One stream's bytes to lines, from a position on: what lies before it is skipped."""
+
+    def __init__(self, start: Position = Position()) -> None:
+        self.position = start
+        self.last_line = b""
+        self._skip_newlines, self._skip_tail = start.newlines, start.tail
+        self._carry = b""
+
+    def feed(self, data: bytes) -> list[bytes]:
+        """The lines (or pieces of over-long ones) that `data` completes, clean, without their newline."""
+        if self._skip_newlines or self._skip_tail:
+            data = self._skip(data)
+        if self._carry:
+            data = self._carry + data
+        lines = data.split(b"\n")
+        self._carry = lines.pop()
+        newlines, tail = self.position.newlines, self.position.tail
+        if lines:
+            newlines, tail = newlines + len(lines), 0
+        if len(data) > MAX_LINE:
+            if lines and max(map(len, lines)) > MAX_LINE:
+                lines = [piece for line in lines for piece in _pieces(line)]
+            *pieces, self._carry = _pieces(self._carry)
+            lines += pieces
+            tail += sum(map(_measure, pieces))
+        self.position = Position(newlines, tail)
+        return self._clean(lines, data)
+
+    def flush(self) -> list[bytes]:
+        """At the end of the output: its last line, where no newline ended it."""
+        rest, self._carry = self._carry, b""
+        if not rest:
+            return []
+        self.position = Position(self.position.newlines, self.position.tail + _measure(rest))
+        return self._clean([rest], rest)
+
+    def _clean(self, lines: list[bytes], data: bytes) -> list[bytes]:
+        if lines:
+            if b"\0" in data or not data.isascii():
+                lines = [_printable(line) for line in lines]
+            self.last_line = lines[-1]
+        return lines
+
+    def _skip(self, data: bytes) -> bytes:
+        found = data.count(b"\n")
+        if found < self._skip_newlines:
+            self._skip_newlines -= found
+            return b""
+        if self._skip_newlines:
+            data = data.split(b"\n", self._skip_newlines)[-1]
+            self._skip_newlines = 0
+        skipped = min(self._skip_tail, len(data))
+        self._skip_tail -= skipped
+        return data[skipped:]
+
+
+def _pieces(line: bytes) -> list[bytes]:
+    """The line in pieces of at most MAX_LINE bytes, never cut within a UTF-8 character, never an empty piece at the
+    end of a longer line; [line] where it is short."""
+    pieces = []
+    while len(line) > MAX_LINE:
+        cut = MAX_LINE
+        while cut > MAX_LINE - 3 and line[cut] & 0xC0 == 0x80:
+            cut -= 1
+        pieces.append(line[:cut])
+        line = line[cut:]
+    return [*pieces, line]
+
+
+def _measure(raw: bytes) -> int:
+    return len(raw) - 2 * raw.count(REPLACEMENT)
+
+
+def _printable(line: bytes) -> bytes:
+    return line.decode("utf-8", "replace").replace("\0", "\N{REPLACEMENT CHARACTER}").encode()
+
+
+def as_stored(payload: bytes) -> bytes:
+    """A frame of the engine's copy with each U+FFFD as one invalid byte again, so that positions agree with the live
+    stream's; it is turned into U+FFFD with the rest."""
+    return payload if payload.isascii() else payload.replace(REPLACEMENT, b"\xff")
+
+
+def stamp(moment: datetime) -> bytes:
+    return moment.strftime("%Y-%m-%dT%H:%M:%S.%fZ").encode()
+
+
+# --- Redis -----------------------------------------------------------------------------------------------------
+
+
+class Superseded(Exception):
+    """A later attempt of the job writes the log; nothing of this one may be added any more."""
+
+
+class OutOfStep(Exception):
+    """Redis's log does not end where this writer thought (it was emptied): read again from the position it says."""
+
+
+_PRELUDE = """
+local list, meta = KEYS[1], KEYS[2]
+local attempt = tonumber(ARGV[1])
+local current = tonumber(redis.call('HGET', meta, 'attempt') or '0')
+if attempt < current then return -1 end
+"""
+
+_OPEN = (
+    _PRELUDE
+    + """
+if attempt > current then
+    redis.call('HSET', meta, 'attempt', attempt, 'shipped', 0, 'stdout_newlines', 0, 'stdout_tail', 0,
+        'stderr_newlines', 0, 'stderr_tail', 0, 'complete', 0)
+    for _, name in ipairs({'lines', 'bytes', 'dropped'}) do redis.call('HSETNX', meta, name, 0) end
+    redis.call('PERSIST', list)
+    redis.call('PERSIST', meta)
+end
+return redis.call('HMGET', meta, 'shipped', 'stdout_newlines', 'stdout_tail', 'stderr_newlines', 'stderr_tail')
+"""
+)
+
+_APPEND = (
+    _PRELUDE
+    + """
+local expected, limit, size, count = tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4]), #ARGV - 9
+local shipped = tonumber(redis.call('HGET', meta, 'shipped') or '-1')
+if current ~= attempt then return -2 end
+if shipped == expected + count then return shipped end
+if shipped ~= expected then return -2 end
+for first = 10, #ARGV, 4000 do
+    redis.call('RPUSH', list, unpack(ARGV, first, math.min(first + 3999, #ARGV)))
+end
+redis.call('HSET', meta, 'shipped', expected + count, 'stdout_newlines', ARGV[5], 'stdout_tail', ARGV[6],
+    'stderr_newlines', ARGV[7], 'stderr_tail', ARGV[8])
+local total = redis.call('HINCRBY', meta, 'lines', count)
+local bytes = redis.call('HINCRBY', meta, 'bytes', size)
+while bytes > limit do
+    local cut, cut_bytes = redis.call('LPOP', list, 100), 0
+    if not cut then break end
+    for _, line in ipairs(cut) do cut_bytes = cut_bytes + #line end
+    bytes = redis.call('HINCRBY', meta, 'bytes', -cut_bytes)
+    redis.call('HINCRBY', meta, 'dropped', #cut)
+end
+redis.call('PUBLISH', ARGV[9], total)
+return expected + count
+"""
+)
+
+_CLOSE = (
+    _PRELUDE
+    + """
+if current ~= attempt or tonumber(redis.call('HGET', meta, 'shipped')) ~= tonumber(ARGV[2]) then return -2 end
+redis.call('HSET', meta, 'complete', 1)
+redis.call('EXPIRE', list, ARGV[3])
+redis.call('EXPIRE', meta, ARGV[3])
+redis.call('PUBLISH', ARGV[4], redis.call('HGET', meta, 'lines'))
+return 1
+"""
+)
+
+
+class LogWriter:
+    """The only writer of one attempt's lines in Redis.
+
+    Each method waits for Redis as long as it is away (through `patiently`), and raises Superseded or OutOfStep.
+    """
+
+    def __init__(
+        self,
+        client: redis.asyncio.Redis,
+        keys: Keys,
+        job_id: str,
+        attempt: int,
+        *,
+        limit_bytes: int,
+        retention_seconds: int,
+        patiently: Callable[[Callable[[], Awaitable[Any]]], Awaitable[Any]],
+    ) -> None:
+        self._patiently = patiently
+        self._keys = [keys.job_logs(job_id), keys.job_logs_meta(job_id)]
+        self._channel = keys.log_channel(job_id)
+        self._attempt, self._limit, self._retention = attempt, limit_bytes, retention_seconds
+        self._open, self._append = client.register_script(_OPEN), client.register_script(_APPEND)
+        self._close = client.register_script(_CLOSE)
+        self._shipped = 0
+
+    async def open(self) -> tuple[Position, Position]:
+        """Begin the attempt's log, or find how far it has come: the positions of stdout and stderr."""
+        answer = await self._run(self._open, [self._attempt])
+        self._shipped, *numbers = (int(item) for item in answer)
+        return Position(*numbers[:2]), Position(*numbers[2:])
+
+    async def append(self, lines: list[bytes], size: int, stdout: Position, stderr: Position) -> None:
+        """Add lines of `size` bytes in all, which end at these positions. Doing it twice adds them once."""
+        positions = [stdout.newlines, stdout.tail, stderr.newlines, stderr.tail]
+        arguments = [self._attempt, self._shipped, self._limit, size, *positions, self._channel]
+        self._shipped = int(await self._run(self._append, arguments + lines))
+
+    async def close(self) -> None:
+        """Mark the log complete; it is kept for the retention time from now on."""
+        await self._run(self._close, [self._attempt, self._shipped, self._retention, self._channel])
+
+    async def _run(self, script: "redis.commands.core.AsyncScript", arguments: list[Any]) -> Any:
+        answer = await self._patiently(lambda: script(keys=self._keys, args=arguments))
+        if answer == -1:
+            raise Superseded
+        if answer == -2:
+            raise OutOfStep
+        return answer

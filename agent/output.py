@@ -1,0 +1,193 @@
+"""One attempt's output on its way from the engine to Redis, with bounded memory and whatever is interrupted.
+
+The live stream (`attach`) is the fast way. The engine's own copy (`logs`) is the sure one: from there an attempt's log
+is taken up again after a restart of the agent or the engine, after Redis was emptied, and when Redis is away for so
+long that waiting for it would hold up the container.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime
+
+from docker.errors import APIError, NotFound
+
+from agent.engine import Engine, EngineAway, Stream
+from agent.logs import (
+    STDERR,
+    STDOUT,
+    STREAM_NAMES,
+    FrameParser,
+    LineSplitter,
+    LogWriter,
+    OutOfStep,
+    Position,
+    Superseded,
+    as_stored,
+    merge,
+    stamp,
+)
+
+logger = logging.getLogger(__name__)
+
+LINGER = 0.1
+"""Seconds at least between two shipments, unless a batch is full."""
+LONGEST_HOLD = 1.0
+"""Seconds that the live stream may wait for Redis: a container that ends while its output is not read loses the rest
+of it after two seconds, and one that prints stands still."""
+NANOSECONDS = len("2026-11-24T13:42:48.123456789Z ")
+MICROSECONDS = len("2026-11-24T13:42:48.123456")
+
+
+class Stalled(Exception):
+    """The live stream was held up for too long."""
+
+
+class Batcher:
+    """Collects lines and ships them: at once when none went for LINGER seconds, else after it or when full."""
+
+    def __init__(self, writer: LogWriter, full_bytes: int, stdout: Position, stderr: Position) -> None:
+        self.splitters = {STDOUT: LineSplitter(stdout), STDERR: LineSplitter(stderr)}
+        self._writer, self._full_bytes = writer, full_bytes
+        self._lines: list[bytes] = []
+        self._size = 0
+        self._some, self._full, self._room = asyncio.Event(), asyncio.Event(), asyncio.Event()
+        self._ended = False
+
+    def take_live(self, frames: list[tuple[int, bytes]]) -> None:
+        now = stamp(datetime.now(UTC))
+        for stream, payload in merge(frames):
+            self._add(now, stream, self.splitters[stream].feed(payload))
+
+    def take_stored(self, frames: list[tuple[int, bytes]]) -> None:
+        """Frames of the engine's copy: each begins with the time at which it was printed."""
+        for stream, payload in frames:
+            lines = self.splitters[stream].feed(as_stored(payload[NANOSECONDS:]))
+            self._add(payload[:MICROSECONDS] + b"Z", stream, lines)
+
+    def end(self, flush: bool) -> None:
+        """Nothing more comes. `flush`: it is the end of the output, so a last line needs no newline."""
+        now = stamp(datetime.now(UTC))
+        for stream, splitter in self.splitters.items():
+            if flush:
+                self._add(now, stream, splitter.flush())
+        self._ended = True
+        self._some.set()
+        self._full.set()
+
+    def _add(self, when: bytes, stream: int, lines: list[bytes]) -> None:
+        if not lines:
+            return
+        prefix = b"%s %s " % (when, STREAM_NAMES[stream])
+        self._lines += [prefix + line for line in lines]
+        self._size += sum(map(len, lines)) + len(prefix) * len(lines)
+        self._some.set()
+        if self._size >= self._full_bytes // 2:
+            self._full.set()
+
+    async def room(self) -> None:
+        """Wait while the buffer is full."""
+        while self._size >= self._full_bytes:
+            self._room.clear()
+            await self._room.wait()
+
+    async def ship(self) -> None:
+        """Write what is collected, until `end()`. Raises Superseded and OutOfStep."""
+        last = float("-inf")
+        while True:
+            await self._some.wait()
+            rest = last + LINGER - time.monotonic()
+            if rest > 0 and not self._full.is_set():
+                try:
+                    async with asyncio.timeout(rest):
+                        await self._full.wait()
+                except TimeoutError:
+                    pass
+            lines, size, ended = self._lines, self._size, self._ended
+            self._lines, self._size = [], 0
+            self._some.clear()
+            self._full.clear()
+            self._room.set()
+            last = time.monotonic()
+            if lines:
+                positions = self.splitters[STDOUT].position, self.splitters[STDERR].position
+                await self._writer.append(lines, size, *positions)
+            if ended:
+                return
+
+
+class Output:
+    """Ships one container's output from where Redis has it to its end."""
+
+    def __init__(
+        self, engine: Engine, container_id: str, writer: LogWriter, buffer_bytes: int, attached: Stream | None
+    ) -> None:
+        self._engine, self._container_id, self._writer = engine, container_id, writer
+        self._buffer_bytes = buffer_bytes
+        self._attached = attached
+        self.last_stderr = b""
+
+    async def ship(self, has_ended: Callable[[], Awaitable[bool]]) -> None:
+        """Returns when everything was shipped and the log is complete, or when a later attempt has taken it over.
+
+        `has_ended` is asked when a stream ends: whether the container has, or the stream was only cut.
+        """
+        while True:
+            try:
+                if await self._ship_once(has_ended):
+                    await self._writer.close()
+                    return
+            except Superseded:
+                logger.info("Container %.12s: a later attempt writes the job's log", self._container_id)
+                return
+            except Stalled:
+                logger.info("Container %.12s: Redis is slow, going on from Docker's copy", self._container_id)
+            except OutOfStep:
+                logger.info("Container %.12s: Redis has lost its log, writing it again", self._container_id)
+            except NotFound:
+                await self._writer.close()
+                return
+            except (EngineAway, APIError) as error:
+                logger.info("Container %.12s: its output cannot be read now: %s", self._container_id, error)
+                await asyncio.sleep(1)
+
+    async def _ship_once(self, has_ended: Callable[[], Awaitable[bool]]) -> bool:
+        """Ship one stream to its end; True where that is the end of the container's output."""
+        live, generation = self._attached is not None, self._engine.generation
+        stream, self._attached = self._attached, None
+        try:
+            stdout, stderr = await self._writer.open()
+            if stream is None:
+                stream = await self._engine.logs(self._container_id)
+            batcher = Batcher(self._writer, self._buffer_bytes, stdout, stderr)
+            shipping = asyncio.create_task(batcher.ship())
+            reading = asyncio.create_task(self._read(stream, batcher, live))
+            try:
+                await asyncio.wait({shipping, reading}, return_when=asyncio.FIRST_COMPLETED)
+                if shipping.done():
+                    shipping.result()
+                reading.result()
+                ended = await has_ended() and generation == self._engine.generation
+                batcher.end(flush=ended)
+                await shipping
+            finally:
+                shipping.cancel()
+                reading.cancel()
+                await asyncio.gather(shipping, reading, return_exceptions=True)
+            self.last_stderr = batcher.splitters[STDERR].last_line
+            return ended
+        finally:
+            if stream:
+                stream.close()
+
+    async def _read(self, stream: Stream, batcher: Batcher, live: bool) -> None:
+        parser = FrameParser()
+        take = batcher.take_live if live else batcher.take_stored
+        while data := await stream.read():
+            take(parser.feed(data))
+            try:
+                async with asyncio.timeout(LONGEST_HOLD if live else None):
+                    await batcher.room()
+            except TimeoutError:
+                raise Stalled from None

@@ -1,0 +1,122 @@
+"""What an agent keeps on disk, so that a new one takes up where it was: its id, the last command, what it holds.
+
+executor_id          made once: the node's name and six random digits
+last_command         the number of the last command processed
+attempts/JOB-N.json  each attempt accepted and not yet reported as finished
+lock                 held while an agent runs
+"""
+
+import fcntl
+import json
+import logging
+import os
+import re
+import secrets
+from dataclasses import dataclass
+from pathlib import Path
+
+from agent.config import BadSetting
+from agent.protocol import MalformedMessage, StartAttempt, StopAttempt, UnknownMessage, decode, encode
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """An accepted attempt. `container_id` is set once its container was created; `stop` once it is to be stopped."""
+
+    start: StartAttempt
+    container_id: str = ""
+    stop: StopAttempt | None = None
+
+
+class State:
+    """The state folder, locked for this process until it ends.
+
+    Raises BadSetting where the folder cannot be used or another agent runs with it.
+    """
+
+    def __init__(self, directory: Path, name: str) -> None:
+        self._directory, self._attempts = directory, directory / "attempts"
+        try:
+            self._attempts.mkdir(parents=True, exist_ok=True)
+            self._lock = os.open(directory / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            raise BadSetting(
+                f"AGENT_STATE_DIR {directory} cannot be used: {error.strerror}. Name a folder this user can write to."
+            ) from None
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            os.close(self._lock)
+            raise BadSetting(
+                f"Another agent already runs with the state folder {directory}. "
+                "Set AGENT_STATE_DIR to another folder to run several on one machine."
+            ) from None
+        self.executor_id = self._read("executor_id") or self._new_id(name)
+        held = [record.start.seq for record in self.records()]
+        self.last_command = max([int(self._read("last_command") or 0), *held])
+
+    def close(self) -> None:
+        os.close(self._lock)
+
+    def passed(self, seq: int) -> None:
+        """Remember that the command was processed; called before acting on it."""
+        self.last_command = max(self.last_command, seq)
+        self._write(self._directory / "last_command", str(self.last_command))
+
+    def records(self) -> list[Record]:
+        """The attempts that were accepted and not reported as finished, in the order of their commands."""
+        records = []
+        for path in self._attempts.glob("*.json"):
+            try:
+                records.append(_load(path.read_bytes()))
+            except (ValueError, TypeError, KeyError, MalformedMessage, UnknownMessage) as error:
+                logger.error("%s is unreadable and is set aside: %s", path, error)
+                path.rename(path.with_suffix(".unreadable"))
+        return sorted(records, key=lambda record: record.start.seq)
+
+    def save(self, record: Record) -> None:
+        self._write(self._path(record.start), json.dumps(_dump(record)))
+
+    def forget(self, start: StartAttempt) -> None:
+        self._path(start).unlink(missing_ok=True)
+
+    def _path(self, start: StartAttempt) -> Path:
+        return self._attempts / f"{start.job_id}-{start.attempt}.json"
+
+    def _new_id(self, name: str) -> str:
+        slug = re.sub(r"[^a-z0-9.-]+", "-", name.lower()).strip("-.")[:50] or "node"
+        executor_id = f"{slug}-{secrets.token_hex(3)}"
+        self._write(self._directory / "executor_id", executor_id)
+        return executor_id
+
+    def _read(self, name: str) -> str:
+        try:
+            return (self._directory / name).read_text().strip()
+        except FileNotFoundError:
+            return ""
+
+    def _write(self, path: Path, text: str) -> None:
+        fresh = path.with_suffix(".new")
+        descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        with os.fdopen(descriptor, "w") as file:
+            file.write(text)
+        fresh.replace(path)
+
+
+def _dump(record: Record) -> dict[str, object]:
+    return {
+        "start": json.loads(encode(record.start)),
+        "container_id": record.container_id,
+        "stop": json.loads(encode(record.stop)) if record.stop else None,
+    }
+
+
+def _load(data: bytes) -> Record:
+    body = json.loads(data)
+    start = decode(json.dumps(body["start"]).encode())
+    stop = decode(json.dumps(body["stop"]).encode()) if body["stop"] else None
+    if not isinstance(start, StartAttempt) or not (stop is None or isinstance(stop, StopAttempt)):
+        raise TypeError("not an attempt")
+    return Record(start, str(body["container_id"]), stop)
