@@ -90,7 +90,7 @@ def get(mapping: Mapping[str, Any], key: str) -> Any:
 
 @register.simple_tag
 def moment(when: datetime.datetime | None, kind: str = "ago") -> SafeString | str:
-    """A `<time>`; the browser shows it as `kind` says: `ago` ('3 min ago'), `since` ('3 min', growing), `clock` (local).
+    """A `<time>`; shown by the browser as `kind` says: `ago` ('3 min ago'), `since` ('3 min', growing), `clock` (local).
 
     What the server writes never depends on now, so that a page that did not change renders to the same HTML.
     """
@@ -106,11 +106,11 @@ def moment(when: datetime.datetime | None, kind: str = "ago") -> SafeString | st
 
 
 @register.inclusion_tag("_bar.html")
-def bar(capacity: float, allocated: float, used: float | None = None, label: str = "") -> dict[str, Any]:
-    """A bar: filled as far as allocated, a second thin one as far as really used."""
+def bar(capacity: float, allocated: float, used: float | str | None = None, label: str = "") -> dict[str, Any]:
+    """A bar: filled as far as allocated, a second thin one as far as really used (None or '' where nobody knows)."""
     return {
         "allocated": _percent(allocated, capacity),
-        "used": None if used is None else _percent(used, capacity),
+        "used": None if used is None or isinstance(used, str) else _percent(used, capacity),
         "label": label,
     }
 

@@ -1,0 +1,49 @@
+// Every page: the socket, the times, the theme button, dialogs and forms.
+import { startLive } from "./live.js";
+import { startTimes } from "./times.js";
+
+const root = document.documentElement;
+
+document.getElementById("theme-toggle")?.addEventListener("click", () => {
+  const dark = root.dataset.theme ? root.dataset.theme === "dark" : matchMedia("(prefers-color-scheme: dark)").matches;
+  root.dataset.theme = dark ? "light" : "dark";
+  try {
+    localStorage.setItem("theme", root.dataset.theme);
+  } catch {
+    // No storage: it holds for this page.
+  }
+});
+
+document.addEventListener("click", (event) => {
+  const opener = event.target.closest("[data-opens]");
+  if (opener) document.getElementById(opener.dataset.opens).showModal();
+  const dismisser = event.target.closest("[data-dismisses]");
+  if (dismisser) document.getElementById(dismisser.dataset.dismisses).close();
+});
+
+document.addEventListener("submit", (event) => {
+  const form = event.target;
+  if (form.dataset.closes) document.getElementById(form.dataset.closes).close();
+  if ("once" in form.dataset) {
+    if (form.dataset.sent) event.preventDefault(); // a double click must not submit a job twice
+    form.dataset.sent = "yes";
+  }
+});
+addEventListener("pageshow", () => document.querySelectorAll("form[data-once]").forEach((form) => delete form.dataset.sent));
+
+document.addEventListener("htmx:sendError", () => complain("The server did not answer. Nothing was changed; try again."));
+document.addEventListener("htmx:responseError", (event) => complain(`The server refused: ${event.detail.xhr.status}. Reload the page and try again.`));
+
+function complain(sentence) {
+  const notice = document.createElement("p");
+  notice.className = "notice";
+  notice.dataset.level = "error";
+  notice.setAttribute("role", "alert");
+  notice.textContent = sentence;
+  document.getElementById("main").prepend(notice);
+  setTimeout(() => notice.remove(), 8000);
+}
+
+document.querySelector("[aria-invalid='true']")?.focus();
+startTimes();
+startLive();
