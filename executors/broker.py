@@ -31,7 +31,12 @@ def client() -> redis.Redis:
 @functools.cache
 def _client(url: str) -> redis.Redis:
     return redis.Redis.from_url(
-        url, socket_connect_timeout=2, socket_timeout=5, health_check_interval=30, retry=Retry(NoBackoff(), 1)
+        url,
+        socket_connect_timeout=2,
+        socket_timeout=5,
+        health_check_interval=30,
+        # Once more over a new connection where the old one was cut; one that hangs is not waited for twice.
+        retry=Retry(NoBackoff(), 1, supported_errors=(redis.ConnectionError,)),
     )
 
 

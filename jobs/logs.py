@@ -36,7 +36,7 @@ local lines = {}
 if first < total and limit > 0 then
   lines = redis.call('LRANGE', KEYS[1], first - dropped, first - dropped + limit - 1)
 end
-return {math.min(first, total), total, dropped, complete and 1 or 0, lines}
+return {first, total, dropped, complete and 1 or 0, lines}
 """
 """One script, so that a cut at the front between two reads cannot shift the offsets."""
 
@@ -61,7 +61,9 @@ class LogPage:
 def read_log(client: redis.Redis, job_id: UUID | str, offset: int | None = None, limit: int = PAGE_LINES) -> LogPage:
     """At most `limit` lines from `offset` on, or the last `limit` where it is None.
 
-    An offset before the lines that are kept is moved to the first kept one: compare `first`. Raises RedisUnavailable.
+    An offset before the lines that are kept is moved to the first kept one: compare `first`. One beyond the end stays
+    where it is, so that a reader skips nothing and repeats nothing while a lost log is written anew. Raises
+    RedisUnavailable.
     """
     return _page(client.eval(_READ, 2, *_script_arguments(job_id, offset, limit)))
 

@@ -47,5 +47,5 @@ def abort(job_id: uuid.UUID) -> Job:
 
 
 def _announce(job: Job) -> None:
-    broker.send_event(Wake(job_ids=[str(job.id)]))
-    broker.publish_changes(jobs=[job.id], executors=[job.executor_id] if job.executor_id else [])
+    if broker.send_event(Wake(job_ids=[str(job.id)])):  # else Redis is away, and waiting for it twice helps nobody
+        broker.publish_changes(jobs=[job.id], executors=[job.executor_id] if job.executor_id else [])

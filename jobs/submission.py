@@ -327,6 +327,11 @@ def _sentence(name: str, error: Mapping[str, Any]) -> str:
         "less_than_equal": f"Must be at most {context.get('le', 0):g}.",
         "string_too_long": f"Must be at most {context.get('max_length')} characters long.",
         "model_type": "Must be a JSON object of fields and values.",
+        "enum": f"Must be {context.get('expected')}.",
+        "literal_error": f"Must be {context.get('expected')}.",
+        "int_parsing": "Must be a whole number.",
+        "bool_parsing": "Must be true or false.",
+        "uuid_parsing": "Must be an id as the API gives it.",
     }
     text = texts.get(kind) or str(context.get("error") or f"{error['msg']}.")
     return f"{text} {_HINTS[name]}" if name in _HINTS and kind != "missing" else text

@@ -14,7 +14,7 @@ SEED_PATHS = ("/jobs", "/executors", "/stats", "/schedule", "/health")
 """The seed's own paths, aliases of those under /api/v1; pages have the same names with a slash at the end."""
 
 MESSAGES = {
-    400: ("bad_request", "The request cannot be understood."),
+    400: ("bad_request", "The request cannot be understood, or its Host header is not one of ALLOWED_HOSTS."),
     401: ("not_authenticated", "Log in, or send a name and password by HTTP Basic."),
     403: ("forbidden", "This is not allowed."),
     404: ("not_found", "There is nothing at this address; /api/v1/docs lists what there is."),

@@ -36,7 +36,12 @@ class Health(Schema):
     scheduler: Part
 
 
-@router.get("/health", response={200: Health, 503: Health}, summary="Whether database, Redis and scheduler answer")
+@router.get(
+    "/health",
+    response={200: Health, 503: Health},
+    exclude_none=True,
+    summary="Whether database, Redis and scheduler answer",
+)
 def health(request: HttpRequest) -> Status:
     """503 when one of them is down. Needs no login."""
     parts = {"database": database(), "redis": broker_redis()}
