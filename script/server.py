@@ -14,17 +14,16 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import FrameType
 
-from honcho.environ import parse
-
 from script.console import Problem, say
 from script.engine import available_engine
 from script.private_redis import available_redis, free_port
 from script.processes import running
 from script.sample_image import sample_image
 from script.sample_job import run_sample_job, wait_for_executor, wait_for_health
+from webapp import settings
 
 ROOT = Path(__file__).resolve().parent.parent
-VAR = Path(os.environ.get("VAR_DIR", ROOT / "var")).resolve()
+VAR = settings.VAR_DIR.resolve()
 WILDCARDS = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104
 
 
@@ -35,7 +34,6 @@ class Stopped(BaseException):
 def main() -> int:
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, _stop)
-    _read_env_file()
     try:
         with ExitStack() as stack:
             # Runs last to first: a second Ctrl-C must not interrupt the stopping itself.
@@ -51,10 +49,9 @@ def main() -> int:
 
 
 def _serve(stack: ExitStack) -> int:
-    host = os.environ.get("SCHEDULER_API_HOST", "127.0.0.1")
-    port = _port()
-    is_open = _is_loopback(host)
-    if not is_open and os.environ.get("OPEN_TO_LOCAL_USER"):
+    host, port = settings.SCHEDULER_API_HOST, settings.SCHEDULER_API_PORT
+    is_open = settings.OPEN_TO_LOCAL_USER or "OPEN_TO_LOCAL_USER" not in os.environ and _is_loopback(host)
+    if is_open and not _is_loopback(host):
         raise Problem(
             f"OPEN_TO_LOCAL_USER lets people in without a login, and SCHEDULER_API_HOST={host} is not a loopback"
             " address. Unset one of the two."
@@ -79,7 +76,7 @@ def _serve(stack: ExitStack) -> int:
         wait_for_executor(address, still_runs)
         _print_welcome(address, url, _try_a_job(address, image))
     else:
-        _print_login_needed(address, host)
+        _print_login_needed(address)
     honcho.wait()
     raise Problem("One of the processes ended, so all were stopped; its lines above say why.")
 
@@ -107,13 +104,6 @@ def _ignore_signals() -> None:
         signal.signal(number, signal.SIG_IGN)
 
 
-def _read_env_file() -> None:
-    """Honcho gives the processes what .env says; what is decided here must agree with them."""
-    path = ROOT / ".env"
-    if path.exists():
-        os.environ.update(parse(path.read_text()))
-
-
 @contextmanager
 def _only_one_here() -> Iterator[None]:
     with (VAR / "server.lock").open("a") as lock:
@@ -125,13 +115,6 @@ def _only_one_here() -> Iterator[None]:
                 " and a port of its own: VAR_DIR=/some/folder SCHEDULER_API_PORT=8001 script/server"
             ) from None
         yield
-
-
-def _port() -> int:
-    text = os.environ.get("SCHEDULER_API_PORT", "8000")
-    if not text.isdecimal() or not 0 < int(text) < 65536:
-        raise Problem(f"SCHEDULER_API_PORT must be a port number from 1 to 65535, not {text!r}.")
-    return int(text)
 
 
 def _check_that_port_is_free(host: str, port: int) -> None:
@@ -196,13 +179,13 @@ def _print_welcome(address: str, redis_url: str, job_id: str) -> None:
     )
 
 
-def _print_login_needed(address: str, host: str) -> None:
+def _print_login_needed(address: str) -> None:
     print(
         f"""
     Open      {address}/
     Stop      Ctrl-C
 
-    {host} can be reached from other machines, so everyone has to log in, and no sample job was run.
+    Everyone has to log in here, so no sample job was run.
     Create the first user:  .venv/bin/python manage.py createsuperuser
     Names and addresses that browsers may use for this server: ALLOWED_HOSTS=name,address script/server
 """,

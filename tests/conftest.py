@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import docker
 import pytest
 import redis
-from pytest_django.fixtures import SettingsWrapper
+from pytest_django import Settings
 
 from executors import broker
 from tests.cluster import cluster, empty_cluster
@@ -14,6 +14,25 @@ from tests.parts import free_port, make_busybox_image, start_redis
 __all__ = ["cluster", "empty_cluster"]
 
 TEST_IMAGE = "workload-runner-test:latest"
+
+
+SLOW_LAST = ("e2e", "faults")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Marks what needs Docker, and runs the quick tests first: what is wrong shows early."""
+
+    def slowness(item: pytest.Item) -> int:
+        folder = item.path.parent.name
+        return (
+            SLOW_LAST.index(folder) + 2 if folder in SLOW_LAST else int(item.get_closest_marker("docker") is not None)
+        )
+
+    for item in items:
+        if "docker_client" in getattr(item, "fixturenames", ()):
+            item.add_marker("docker")
+    items.sort(key=slowness)
 
 
 @pytest.fixture(scope="session")
@@ -27,7 +46,7 @@ def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 
 @pytest.fixture
-def redis_client(redis_server: str, settings: SettingsWrapper) -> Iterator[redis.Redis]:
+def redis_client(redis_server: str, settings: Settings) -> Iterator[redis.Redis]:
     """An empty Redis that the server's code uses too (`executors.broker`)."""
     settings.REDIS_URL = redis_server
     client = broker.client()
