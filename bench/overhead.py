@@ -13,7 +13,7 @@ import sqlite3
 import tempfile
 import time
 import uuid
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 
 import docker
@@ -28,7 +28,7 @@ IMAGE = "workload-runner-bench:latest"
 
 def engine_time(text: str) -> float:
     """Seconds since the epoch of the engine's RFC 3339 time, to the microsecond."""
-    return datetime.fromisoformat(text[:26].rstrip("Z") + "+00:00").timestamp()
+    return datetime.fromisoformat(text[:26].rstrip("Z")).replace(tzinfo=UTC).timestamp()
 
 
 def bare_container(engine: docker.DockerClient) -> tuple[float, float]:
@@ -60,7 +60,7 @@ def job(cluster: Cluster, database: sqlite3.Connection) -> tuple[float, float]:
     job_id = cluster.submit(*COMMAND)
     running = committed(database, job_id, "RUNNING") - begin
     final = committed(database, job_id, "SUCCEEDED")
-    ended = datetime.fromisoformat(cluster.job(job_id)["finished_at"].replace("Z", "+00:00")).timestamp()
+    ended = datetime.fromisoformat(cluster.job(job_id)["finished_at"]).timestamp()
     return running, final - ended
 
 

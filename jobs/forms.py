@@ -107,7 +107,7 @@ class JobForm(forms.Form):
             return value
         if not self.may_take_secrets:
             self.add_error("env", f"The value of {name} is hidden, as the job is not yours: write it again.")
-        return self.secrets[name]
+        return str(self.secrets[name])
 
     @property
     def advanced_is_open(self) -> bool:

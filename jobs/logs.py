@@ -8,6 +8,7 @@ import json
 import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
+from typing import Any
 from uuid import UUID
 
 import redis
@@ -160,6 +161,6 @@ def _script_arguments(job_id: UUID | str, offset: int | None, limit: int) -> tup
     return (*log_keys, "" if offset is None else offset, limit)
 
 
-def _page(answer: list) -> LogPage:
+def _page(answer: list[Any]) -> LogPage:
     first, total, dropped, complete, lines = answer
     return LogPage(first, [line.decode(errors="replace") for line in lines], total, dropped, bool(complete))

@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import tarfile
 import threading
+from pathlib import Path
 
 import docker
 import requests
@@ -95,7 +96,7 @@ def _static_busybox() -> str:
 
 def _is_static(binary: str) -> bool:
     """Whether a 64-bit ELF file names no dynamic loader."""
-    with open(binary, "rb") as file:
+    with Path(binary).open("rb") as file:
         header = file.read(64)
         if header[:5] != b"\x7fELF\x02":
             return False

@@ -50,7 +50,7 @@ def main() -> int:
 
 def _serve(stack: ExitStack) -> int:
     host, port = settings.SCHEDULER_API_HOST, settings.SCHEDULER_API_PORT
-    is_open = settings.OPEN_TO_LOCAL_USER or "OPEN_TO_LOCAL_USER" not in os.environ and _is_loopback(host)
+    is_open = settings.OPEN_TO_LOCAL_USER or ("OPEN_TO_LOCAL_USER" not in os.environ and _is_loopback(host))
     if is_open and not _is_loopback(host):
         raise Problem(
             f"OPEN_TO_LOCAL_USER lets people in without a login, and SCHEDULER_API_HOST={host} is not a loopback"

@@ -46,12 +46,12 @@ def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 
 @pytest.fixture
-def redis_client(redis_server: str, settings: Settings) -> Iterator[redis.Redis]:
+def redis_client(redis_server: str, settings: Settings) -> redis.Redis:
     """An empty Redis that the server's code uses too (`executors.broker`)."""
     settings.REDIS_URL = redis_server
     client = broker.client()
     client.flushall()
-    yield client
+    return client
 
 
 @pytest.fixture(scope="session")

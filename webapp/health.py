@@ -42,7 +42,7 @@ class Health(Schema):
     exclude_none=True,
     summary="Whether database, Redis and scheduler answer",
 )
-def health(request: HttpRequest) -> Status:
+def health(request: HttpRequest) -> Status[dict[str, Any]]:
     """503 when one of them is down. Needs no login."""
     parts = {"database": database(), "redis": broker_redis()}
     parts["scheduler"] = scheduler() if parts["database"]["status"] == "ok" else down("Unknown without the database.")

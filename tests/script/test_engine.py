@@ -47,7 +47,7 @@ def test_a_named_engine_that_does_not_answer_is_an_error_with_its_remedy(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("DOCKER_HOST", f"unix://{tmp_path}/none.sock")
-    with pytest.raises(Problem, match="DOCKER_HOST=unix.*unset DOCKER_HOST"), available_engine(tmp_path / "log"):
+    with pytest.raises(Problem, match=r"DOCKER_HOST=unix.*unset DOCKER_HOST"), available_engine(tmp_path / "log"):
         pass
 
 

@@ -50,5 +50,5 @@ def test_a_named_redis_that_does_not_answer_is_an_error_with_its_remedy(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("REDIS_URL", f"redis://127.0.0.1:{free_port()}/0")
-    with pytest.raises(Problem, match="(?s)REDIS_URL.*does not answer.*unset"), available_redis(tmp_path):
+    with pytest.raises(Problem, match=r"(?s)REDIS_URL.*does not answer.*unset"), available_redis(tmp_path):
         pass
