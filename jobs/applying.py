@@ -25,8 +25,9 @@ logger = logging.getLogger(__name__)
 AttemptEvent = AttemptProgress | AttemptRunning | AttemptFinished
 Greeting = Hello | Heartbeat
 
-MayStop = Callable[[str, Token], bool]
-"""Whether an attempt that an executor holds against the database's wish may be told to stop (again) now."""
+MayStop = Callable[[str, Token, bool], bool]
+"""Whether an executor may be told now to stop an attempt that it holds against the database's wish. The flag says
+whether the first time is now, or counts from now since a stop is on its way already."""
 
 
 def apply(events: Sequence[Event], now: datetime, may_stop: MayStop) -> Outcome:
@@ -86,8 +87,10 @@ def _apply_greetings(
     report = registry.record(greetings, holding_superseded, ledger.now)
     ledger.outcome.lines += report.lines
     ledger.outcome.changed_executors |= latest.keys() - report.strangers
-    for executor_id in sorted(report.strangers):
-        logger.warning("heartbeat of executor %s, which has not said hello: restart its agent", executor_id)
+    ledger.outcome.strangers |= report.strangers
+    ledger.outcome.lines += [
+        f"executor {stranger} is not known; asked it to say hello" for stranger in report.strangers
+    ]
 
     _close_gone(differences, ledger)
     for executor_id in latest.keys() - report.strangers:
@@ -127,9 +130,9 @@ def _close_gone(differences: Mapping[str, Difference], ledger: Ledger) -> None:
 
 def _stop_held(executor_id: str, found: Difference, ledger: Ledger, may_stop: MayStop) -> None:
     for token in found.superseded:
-        if may_stop(executor_id, token):
+        if may_stop(executor_id, token, True):
             ledger.stop_superseded(executor_id, token.job_id, token.number)
-    unheeded = [token for token in found.unheeded if may_stop(executor_id, token)]
+    unheeded = [token for token in found.unheeded if may_stop(executor_id, token, False)]
     if unheeded:
         ledger.load(Q(job_id__in={token.job_id for token in unheeded}))
         for token in unheeded:

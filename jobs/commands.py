@@ -82,3 +82,10 @@ def trim(client: redis.Redis, passed: Mapping[str, int]) -> None:
     for executor_id, seq in passed.items():
         pipeline.xtrim(broker.keys().commands(executor_id), minid=f"{seq + 1}-0", approximate=False)
     pipeline.execute()
+
+
+def ask_for_hello(client: redis.Redis, executor_ids: Collection[str]) -> None:
+    """Have agents introduce themselves that the database does not know, such as after it was set up anew: an agent
+    says hello when it finds its samples gone, as they are when Redis was emptied."""
+    if executor_ids:
+        client.delete(*(broker.keys().samples(executor_id) for executor_id in executor_ids))

@@ -124,6 +124,7 @@ class Scheduler:
         commands.trim(client, _passed(batch.events) | {executor.id: executor.last_command for executor in lost})
         commands.send(client, outcome.commands)
         self._resend = False
+        commands.ask_for_hello(client, outcome.strangers)
         events.acknowledge(client, batch.entry_ids)
         _answer(client, requests, placed, waiting)
         if outcome.changed_jobs or outcome.changed_executors:
@@ -167,12 +168,18 @@ class Scheduler:
 
     # --- Apply -----------------------------------------------------------------------------------------------
 
-    def _may_stop(self, executor_id: str, token: Token) -> bool:
-        """Whether to tell an agent to stop what it should not hold: at first, and again after it had time to obey."""
+    def _may_stop(self, executor_id: str, token: Token, at_once: bool) -> bool:
+        """Whether to tell an agent now to stop what it should not hold: again only after it had time to obey, and for
+        the first time, too, unless `at_once`."""
         now, name = self._clock(), (executor_id, token)
         patience = settings.ABORT_GRACE_SECONDS + STOP_AGAIN_SECONDS
-        self._stopped = {key: at for key, at in self._stopped.items() if now - at < patience}
-        return self._stopped.setdefault(name, now) == now
+        forget = patience + settings.MISSED_HEARTBEATS_TO_LOSE * settings.HEARTBEAT_INTERVAL
+        self._stopped = {key: at for key, at in self._stopped.items() if now - at < forget}
+        told = self._stopped.get(name)
+        if told is not None and now - told < patience:
+            return False
+        self._stopped[name] = now
+        return at_once or told is not None
 
     # --- Expire ----------------------------------------------------------------------------------------------
 

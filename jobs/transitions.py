@@ -69,13 +69,14 @@ def request_abort(job: Job, now: datetime) -> None:
 @dataclass(slots=True)
 class Outcome:
     """What remains to be done after the commit: `commands` (by executor) to send, `lines` to log, changed rows to
-    announce; `requeued` says when re-queued jobs are due."""
+    announce; `requeued` says when re-queued jobs are due, `strangers` which agents are to introduce themselves."""
 
     commands: dict[str, list[Command]] = field(default_factory=lambda: defaultdict(list))
     lines: list[str] = field(default_factory=list)
     changed_jobs: set[UUID] = field(default_factory=set)
     changed_executors: set[str] = field(default_factory=set)
     requeued: list[datetime] = field(default_factory=list)
+    strangers: set[str] = field(default_factory=set)
 
     def add(self, other: "Outcome") -> None:
         for executor_id, queue in other.commands.items():
@@ -84,6 +85,7 @@ class Outcome:
         self.changed_jobs |= other.changed_jobs
         self.changed_executors |= other.changed_executors
         self.requeued += other.requeued
+        self.strangers |= other.strangers
 
 
 class Ledger:
