@@ -36,8 +36,6 @@ logger = logging.getLogger(__name__)
 
 INSPECT_INTERVAL = 5.0
 """Seconds; the engine's events say it sooner, this is for those that were missed."""
-LAST_LINES = 2.0
-"""Seconds that a stream's end may come before the engine says that its container has ended."""
 TIMEOUT_GRACE = 10
 KILL_AGAIN = 5.0
 PROGRESS_INTERVAL = 1.0
@@ -152,7 +150,7 @@ class Attempt:
             return self._finished("container_gone", "The container was removed on the executor by somebody else.")
         buffer = self._node.config.log_buffer_bytes
         output = Output(self._node.engine, container.id, self._log_writer(), buffer, stream)
-        shipping = asyncio.create_task(output.ship(self._has_ended), name=f"output of {self}")
+        shipping = asyncio.create_task(output.ship(self._exited, self.look), name=f"output of {self}")
         try:
             if not container.ended:
                 self._node.link.send(
@@ -302,15 +300,6 @@ class Attempt:
             self._wake.set()
             await asyncio.sleep(0.02)
         return float(self.record.stop.grace_seconds if self.record.stop else TIMEOUT_GRACE)
-
-    async def _has_ended(self) -> bool:
-        self._wake.set()
-        try:
-            async with asyncio.timeout(LAST_LINES):
-                await self._exited.wait()
-        except TimeoutError:
-            return False
-        return True
 
     async def _remove(self) -> None:
         """Remove the container, if there may be one, however long Docker is away."""

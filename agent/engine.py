@@ -146,10 +146,13 @@ class Engine:
         """Everything that the container prints from now on, in frames."""
         return await self._open("POST", f"/containers/{container_id}/attach", stream=1, stdout=1, stderr=1)
 
-    async def logs(self, container_id: str) -> Stream:
-        """The engine's copy of the output from its start, in frames, each with a time stamp; goes on until the end."""
+    async def logs(self, container_id: str, follow: bool) -> Stream:
+        """The engine's copy of the output from its start, in frames, each with a time stamp.
+
+        `follow` goes on until the container ends, but may leave out the last lines (seen with Docker 20.10).
+        """
         path = f"/containers/{container_id}/logs"
-        return await self._open("GET", path, follow=1, stdout=1, stderr=1, timestamps=1)
+        return await self._open("GET", path, follow=int(follow), stdout=1, stderr=1, timestamps=1)
 
     async def events(self, executor_id: str) -> Stream:
         """What happens to our containers, a JSON object a line."""

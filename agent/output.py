@@ -8,7 +8,7 @@ long that waiting for it would hold up the container.
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from datetime import UTC, datetime
 
 from docker.errors import APIError, NotFound
@@ -38,6 +38,10 @@ LONGEST_HOLD = 1.0
 of it after two seconds, and one that prints stands still."""
 NANOSECONDS = len("2026-11-24T13:42:48.123456789Z ")
 MICROSECONDS = len("2026-11-24T13:42:48.123456")
+
+
+END_SECONDS = 2.0
+"""A stream ends this much before the engine says that its container has ended, at most."""
 
 
 class Stalled(Exception):
@@ -128,14 +132,14 @@ class Output:
         self._attached = attached
         self.last_stderr = b""
 
-    async def ship(self, has_ended: Callable[[], Awaitable[bool]]) -> None:
+    async def ship(self, exited: asyncio.Event, look: Callable[[], None]) -> None:
         """Returns when everything was shipped and the log is complete, or when a later attempt has taken it over.
 
-        `has_ended` is asked when a stream ends: whether the container has, or the stream was only cut.
+        `exited` is set when the container is known to have ended; `look` asks for a look at it now.
         """
         while True:
             try:
-                if await self._ship_once(has_ended):
+                if await self._ship_once(exited, look):
                     await self._writer.close()
                     return
             except Superseded:
@@ -152,14 +156,15 @@ class Output:
                 logger.info("Container %.12s: its output cannot be read now: %s", self._container_id, error)
                 await asyncio.sleep(1)
 
-    async def _ship_once(self, has_ended: Callable[[], Awaitable[bool]]) -> bool:
+    async def _ship_once(self, exited: asyncio.Event, look: Callable[[], None]) -> bool:
         """Ship one stream to its end; True where that is the end of the container's output."""
         live, generation = self._attached is not None, self._engine.generation
         stream, self._attached = self._attached, None
+        whole = live or exited.is_set()
         try:
             stdout, stderr = await self._writer.open()
             if stream is None:
-                stream = await self._engine.logs(self._container_id)
+                stream = await self._engine.logs(self._container_id, follow=not whole)
             batcher = Batcher(self._writer, self._buffer_bytes, stdout, stderr)
             shipping = asyncio.create_task(batcher.ship())
             reading = asyncio.create_task(self._read(stream, batcher, live))
@@ -168,7 +173,7 @@ class Output:
                 if shipping.done():
                     shipping.result()
                 reading.result()
-                ended = await has_ended() and generation == self._engine.generation
+                ended = await _ends(exited, look) and whole and generation == self._engine.generation
                 batcher.end(flush=ended)
                 await shipping
             finally:
@@ -191,3 +196,13 @@ class Output:
                     await batcher.room()
             except TimeoutError:
                 raise Stalled from None
+
+
+async def _ends(exited: asyncio.Event, look: Callable[[], None]) -> bool:
+    look()
+    try:
+        async with asyncio.timeout(END_SECONDS):
+            await exited.wait()
+    except TimeoutError:
+        return False
+    return True

@@ -92,7 +92,7 @@ class AgentProcess:
         id_file = self.directory / "state" / "executor_id"
         if id_file.exists():
             for container in self.containers(engine):
-                with contextlib.suppress(docker.errors.NotFound):  # The agent had begun to remove it.
+                with contextlib.suppress(docker.errors.APIError):  # The agent had begun to remove it.
                     container.remove(force=True, v=True)
 
     @property

@@ -1,0 +1,231 @@
+"""What must hold when the agent or Redis is killed: no attempt lost or run twice, no log line lost or doubled."""
+
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import docker
+import pytest
+import redis
+
+from agent.protocol import AttemptFinished, AttemptRunning, HeldAttempt, Hello
+from tests.agent.harness import AgentProcess, wait_for
+from tests.conftest import free_port, start_redis
+
+pytestmark = pytest.mark.docker
+MakeAgent = Callable[..., AgentProcess]
+
+COUNT = 'i=0; while [ $i -lt 3000 ]; do echo "line $i"; echo "err $i" >&2; i=$((i+1)); done; printf rest'
+SLOWLY = 'i=0; while [ $i -lt 60 ]; do echo "line $i"; echo "err $i" >&2; i=$((i+1)); sleep 0.05; done; printf rest'
+LONG_LINE = 'yes é | tr -d "\\n" | head -c 300000; sleep 2; yes z | tr -d "\\n" | head -c 100000; echo; echo end'
+
+
+def assert_exact(agent: AgentProcess, start: object, lines: int) -> None:
+    assert agent.texts(start, "stdout") == [*(f"line {i}" for i in range(lines)), "rest"]  # type: ignore[arg-type]
+    assert agent.texts(start, "stderr") == [f"err {i}" for i in range(lines)]  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("after", [0.3, 0.9, 1.7])
+def test_a_killed_agent_loses_and_doubles_no_line(agent: AgentProcess, test_image: str, after: float) -> None:
+    start = agent.run(test_image, ["sh", "-c", SLOWLY])
+    agent.running(start)
+    time.sleep(after)
+    agent.kill()
+    agent.start()
+    assert agent.finished(start).reason == "completed"
+    assert_exact(agent, start, 60)
+    assert agent.log_meta(start)["complete"] == "1"
+
+
+def test_an_agent_killed_again_and_again_under_fast_output_loses_nothing(agent: AgentProcess, test_image: str) -> None:
+    start = agent.run(test_image, ["sh", "-c", "for n in 1 2 3 4 5 6; do seq 20000; sleep 0.7; done"])
+    for _ in range(3):
+        seen = len(agent.log_lines(start))
+        wait_for(lambda seen=seen: len(agent.log_lines(start)) > seen)
+        agent.kill()
+        agent.start()
+    assert agent.finished(start, 60).reason == "completed"
+    assert agent.texts(start) == [str(number) for number in range(1, 20001)] * 6
+
+
+def test_a_line_longer_than_the_limit_survives_a_restart(agent: AgentProcess, test_image: str) -> None:
+    start = agent.run(test_image, ["sh", "-c", LONG_LINE])
+    wait_for(lambda: len(agent.texts(start)) >= 4)
+    agent.kill()
+    agent.start()
+    agent.finished(start)
+    *pieces, end = agent.texts(start)
+    assert end == "end"
+    text = "".join(pieces)
+    assert text.endswith("z" * 100_000)
+    assert set(text) <= {"é", "z", "\N{REPLACEMENT CHARACTER}"}
+    raw = sum(1 if char in "z\N{REPLACEMENT CHARACTER}" else 2 for char in text)
+    assert raw == 400_000
+
+
+def test_an_attempt_that_ends_while_no_agent_runs_is_reported_later(
+    agent: AgentProcess, test_image: str, docker_client: docker.DockerClient
+) -> None:
+    start = agent.run(test_image, ["sh", "-c", f"{COUNT}; exit 5"])
+    container_id = agent.running(start).container_id
+    agent.kill()
+    docker_client.containers.get(container_id).wait()
+    agent.start()
+    finished = agent.finished(start)
+    assert (finished.reason, finished.exit_code) == ("exit_nonzero", 5)
+    assert_exact(agent, start, 3000)
+    wait_for(lambda: not agent.containers(docker_client))
+
+
+def test_a_terminated_agent_leaves_its_containers_running(
+    agent: AgentProcess, test_image: str, docker_client: docker.DockerClient
+) -> None:
+    start = agent.run(test_image, ["sh", "-c", SLOWLY])
+    container_id = agent.running(start).container_id
+    assert agent.terminate() == 0
+    assert docker_client.containers.get(container_id).status == "running"
+    agent.start()
+    assert agent.events(Hello)[-1].held == [HeldAttempt(start.job_id, 1)]
+    assert agent.finished(start).reason == "completed"
+    assert_exact(agent, start, 60)
+
+
+def test_a_time_out_and_a_stop_hold_across_a_restart(agent: AgentProcess, test_image: str) -> None:
+    late = agent.run(test_image, ["sleep", "60"], timeout_seconds=3)
+    stopped = agent.run(test_image, ["sh", "-c", "trap '' TERM; while :; do sleep 0.1; done"])
+    agent.running(late)
+    agent.running(stopped)
+    agent.stop(stopped, grace_seconds=3)
+    wait_for(lambda: "Stopping" in agent.log)
+    agent.kill()
+    agent.start()
+    assert agent.finished(late).reason == "timeout"
+    assert agent.finished(stopped).reason == "stopped"
+
+
+def test_commands_sent_while_the_agent_is_down_are_carried_out_once(agent: AgentProcess, test_image: str) -> None:
+    first = agent.run(test_image, ["echo", "first"])
+    agent.finished(first)
+    agent.kill()
+    second = agent.run(test_image, ["echo", "second"])
+    agent.start()
+    assert agent.finished(second).reason == "completed"
+    assert agent.texts(first) == ["first"] and agent.texts(second) == ["second"]
+    assert len(agent.events(AttemptRunning, first)) <= 1
+
+
+def test_a_leftover_of_a_reported_attempt_is_removed(
+    agent: AgentProcess, test_image: str, docker_client: docker.DockerClient
+) -> None:
+    agent.kill()
+    labels = {"workload-runner.executor": agent.id, "workload-runner.job": "gone", "workload-runner.attempt": "1"}
+    docker_client.containers.create(test_image, ["true"], labels=labels)
+    agent.start()
+    wait_for(lambda: not agent.containers(docker_client))
+
+
+def test_a_container_created_and_not_started_is_started_by_the_next_agent(
+    agent: AgentProcess, test_image: str, docker_client: docker.DockerClient
+) -> None:
+    agent.kill()
+    start = agent.run(test_image, ["echo", "late"])
+    labels = {
+        "workload-runner.executor": agent.id,
+        "workload-runner.job": start.job_id,
+        "workload-runner.attempt": "1",
+    }
+    docker_client.containers.create(test_image, ["echo", "late"], labels=labels, name=f"job-{start.job_id}-1")
+    agent.start()
+    assert agent.finished(start).reason == "completed"
+    assert agent.texts(start) == ["late"]
+
+
+def test_an_emptied_redis_is_told_everything_again(agent: AgentProcess, test_image: str) -> None:
+    done = agent.run(test_image, ["echo", "done"])
+    agent.finished(done)
+    start = agent.run(test_image, ["sh", "-c", SLOWLY])
+    agent.running(start)
+    time.sleep(1)
+    agent.client.flushall()
+    wait_for(lambda: agent.events(Hello))
+    hello = agent.events(Hello)[0]
+    assert (hello.held, hello.last_command) == ([HeldAttempt(start.job_id, 1)], 2)
+    assert agent.finished(done).reason == "completed"
+    assert agent.finished(start).reason == "completed"
+    assert_exact(agent, start, 60)
+    assert agent.finished(agent.run(test_image, ["true"])).reason == "completed"
+
+
+def test_a_redis_that_is_away_costs_no_line_and_does_not_hold_up_the_container(
+    tmp_path: Path, test_image: str, docker_client: docker.DockerClient
+) -> None:
+    port = free_port()
+    server = start_redis(tmp_path, port)
+    client = redis.Redis(port=port)
+    agent = AgentProcess(tmp_path / "agent", f"redis://127.0.0.1:{port}/0", client, AGENT_LOG_BUFFER="65536")
+    try:
+        agent.start()
+        start = agent.run(test_image, ["sh", "-c", "echo begin; sleep 1; seq 500000; echo end"], timeout_seconds=300)
+        container = docker_client.containers.get(agent.running(start).container_id)
+        wait_for(lambda: agent.texts(start) == ["begin"])
+        server.kill()
+        server.wait()
+        assert container.wait(timeout=30)["StatusCode"] == 0
+        server = start_redis(tmp_path, port)
+        assert agent.finished(start, 60).reason == "completed"
+        assert agent.events(Hello)
+        assert agent.texts(start) == ["begin", *(str(number) for number in range(1, 500_001)), "end"]
+    finally:
+        agent.clean_up(docker_client)
+        server.kill()
+        server.wait()
+
+
+def test_a_later_attempt_takes_over_the_log(make_agent: MakeAgent, test_image: str) -> None:
+    first_agent, second_agent = make_agent(), make_agent()
+    assert first_agent.id != second_agent.id
+    first = first_agent.run(test_image, ["sh", "-c", "echo a; sleep 1; echo b"])
+    wait_for(lambda: first_agent.texts(first) == ["a"])
+    second = second_agent.run(test_image, ["echo", "c"], job_id=first.job_id, attempt=2)
+    assert second_agent.finished(second).reason == "completed"
+    assert first_agent.finished(first).reason == "completed"
+    assert first_agent.texts(first) == ["a", "c"]
+    assert first_agent.log_meta(first)["complete"] == "1"
+
+
+def test_a_second_agent_on_the_same_state_folder_is_told_so(agent: AgentProcess) -> None:
+    second = subprocess.run([sys.executable, "-m", "agent"], env=agent.environment, capture_output=True, text=True)
+    assert second.returncode == 2
+    assert "AGENT_STATE_DIR" in second.stderr and "Traceback" not in second.stderr
+
+
+def test_an_agent_waits_for_redis_and_says_so_once(tmp_path: Path, test_image: str) -> None:
+    port = free_port()
+    client = redis.Redis(port=port)
+    agent = AgentProcess(tmp_path / "agent", f"redis://127.0.0.1:{port}/0", client)
+    agent.process = subprocess.Popen([sys.executable, "-m", "agent"], env=agent.environment, stderr=subprocess.DEVNULL)
+    wait_for(lambda: (agent.directory / "executor.log").exists() and "Redis does not answer" in agent.log)
+    server = start_redis(tmp_path, port)
+    try:
+        wait_for(lambda: agent.events(Hello))
+        assert agent.log.count("Redis does not answer") == 1
+        assert "Traceback" not in agent.log
+        assert agent.terminate() == 0
+    finally:
+        agent.kill()
+        server.kill()
+        server.wait()
+
+
+def test_without_docker_the_agent_says_so_and_refuses_nothing(
+    make_agent: MakeAgent, test_image: str, tmp_path: Path
+) -> None:
+    agent = make_agent(DOCKER_HOST=f"unix://{tmp_path}/docker.sock")
+    assert "Docker does not answer" in agent.events(Hello)[0].problem
+    start = agent.run(test_image, ["true"])
+    assert wait_for(lambda: agent.events(AttemptFinished, start))[0].reason == "engine_error"
+    (tmp_path / "docker.sock").symlink_to("/var/run/docker.sock")
+    wait_for(lambda: (beat := agent.last_heartbeat()) and beat.problem == "")
+    assert agent.finished(agent.run(test_image, ["true"])).reason == "completed"
