@@ -59,7 +59,7 @@ class JobForm(forms.Form):
         self.may_take_secrets = may_take_secrets
         wanted = self["gpu_type"].value() or ""
         others = [model for model in (*gpu_models, wanted) if model not in ("", "any")]
-        self.fields["gpu_type"].widget.choices = [  # type: ignore[attr-defined]
+        self.fields["gpu_type"].widget.choices = [
             ("", "None"),
             ("any", "Any model"),
             *((model, model) for model in dict.fromkeys(others)),
