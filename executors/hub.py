@@ -2,8 +2,8 @@
 
 One hub a web process (more exactly: an event loop) holds one Redis subscription. A **view** is a piece of a page: a
 key, a function that renders it to fragments (element id → HTML), and a test that says which changes concern it. A
-**watcher** is one open page. Changes only mark views as dirty; a tick renders each dirty view once, whoever looks, and gives the
-watchers the fragments that came out different. With nobody watching, the hub holds no connection and no task.
+**watcher** is one open page. Changes only mark views as dirty; a tick renders each dirty view once, whoever looks, and
+gives the watchers the fragments that came out different. With nobody watching, the hub holds no connection, no task.
 """
 
 import asyncio

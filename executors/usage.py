@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from agent.protocol import FIELD
 from executors import broker
 from executors.broker import RedisUnavailable
 from executors.models import Executor
@@ -50,10 +49,10 @@ def latest_usage(executors: Sequence[Executor]) -> dict[str, Usage]:
 
 def _usage(entry: dict[bytes, bytes], cpu_millicores: int) -> Usage | None:
     try:
-        body: dict[str, Any] = json.loads(entry[FIELD])
-        if time.time() - body["t"] > FRESH_SECONDS:
+        if time.time() - float(entry[b"t"]) > FRESH_SECONDS:
             return None
-        gpus = {gpu["index"]: GpuUsage(gpu["percent"], gpu["memory_bytes"]) for gpu in body["gpus"]}
-        return Usage(body["cpu_percent"] / 100 * cpu_millicores, body["memory_bytes"], gpus)
+        devices: list[dict[str, Any]] = json.loads(entry[b"gpus"])
+        gpus = {gpu["index"]: GpuUsage(gpu["percent"], gpu["memory_bytes"]) for gpu in devices}
+        return Usage(float(entry[b"cpu_percent"]) / 100 * cpu_millicores, int(entry[b"memory_bytes"]), gpus)
     except (ValueError, KeyError, TypeError):
         return None

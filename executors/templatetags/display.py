@@ -90,7 +90,7 @@ def get(mapping: Mapping[str, Any], key: str) -> Any:
 
 @register.simple_tag
 def moment(when: datetime.datetime | None, kind: str = "ago") -> SafeString | str:
-    """A `<time>`; shown by the browser as `kind` says: `ago` ('3 min ago'), `since` ('3 min', growing), `clock` (local).
+    """A `<time>`; shown by the browser as `kind` says: `ago` (3 min ago), `since` (3 min, growing) or `clock` (local).
 
     What the server writes never depends on now, so that a page that did not change renders to the same HTML.
     """
