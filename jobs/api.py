@@ -197,7 +197,7 @@ def list_jobs(
     request: HttpRequest,
     status: Annotated[list[Annotated[State, BeforeValidator(str.upper)]], Query(description="May be repeated.")] = [],  # noqa: B006
     executor: Annotated[str, Query(description="The id of the executor that the current attempt runs or ran on.")] = "",
-    q: Annotated[str, Query(description="Text in name, image or command, or a job's id.", max_length=200)] = "",
+    q: Annotated[str, Query(description="Words, each in name, image or command, or a job's id.", max_length=200)] = "",
     cursor: Annotated[UUID | None, Query(description="`next_cursor` of the answer before.")] = None,
     limit: Annotated[int, Query(ge=1, le=1000)] = PAGE_SIZE,
 ) -> dict[str, Any]:

@@ -4,12 +4,14 @@ Pages go by the id (time-ordered, so newest first) instead of by number: page 1,
 that arrive meanwhile push nothing on to the next page.
 """
 
+import json
 import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from urllib.parse import urlencode
 
-from django.db.models import Q, QuerySet
+from django.db.models import Q, QuerySet, TextField
+from django.db.models.functions import Cast
 
 from jobs.lifecycle import State
 from jobs.models import Job
@@ -19,7 +21,7 @@ PAGE_SIZE = 50
 
 @dataclass(frozen=True, slots=True)
 class JobFilter:
-    """Which jobs: by state, by executor id, by text in name, image or id. '' is any."""
+    """Which jobs: by state, by executor id, by words in name, image, command or id. '' is any."""
 
     state: str = ""
     executor: str = ""
@@ -50,11 +52,21 @@ class JobFilter:
         if self.executor:
             jobs = jobs.filter(executor_id=self.executor)
         if self.text:
-            matches = Q(name__icontains=self.text) | Q(image__icontains=self.text)
-            if job_id := as_job_id(self.text):
-                matches |= Q(id=job_id)
-            jobs = jobs.filter(matches)
+            jobs = jobs.alias(command_text=Cast("command", TextField()))
+        for word in self.text.split():
+            jobs = jobs.filter(_matches(word))
         return jobs
+
+
+def _matches(word: str) -> Q:
+    """Jobs with the word in their name, image or command, or with this id."""
+    # SQLite keeps JSON with its escapes, PostgreSQL without: é is looked for as both.
+    escaped = json.dumps(word)[1:-1]
+    matches = Q(name__icontains=word) | Q(image__icontains=word)
+    matches |= Q(command_text__icontains=word) | Q(command_text__icontains=escaped)
+    if job_id := as_job_id(word):
+        matches |= Q(id=job_id)
+    return matches
 
 
 @dataclass(frozen=True, slots=True)
