@@ -42,8 +42,9 @@ What it does is logged to the console and to scheduler.log, one line an action. 
 """
 
 
-class Stopped(Exception):
-    """The process was told to stop while it waited."""
+class Stopped(BaseException):
+    """The process was told to stop while it waited. Like KeyboardInterrupt it is no Exception, so that no library on
+    the way swallows it."""
 
 
 class StopSignal:
@@ -172,23 +173,30 @@ def lead(scheduler: Scheduler, stop: StopSignal, trouble: "Trouble") -> None:
             except DatabaseFailure as error:
                 trouble.met("the database", error)
                 connection.close()
+            block = 0.0
             scheduler.start_over()
             stop.wait(RETRY_SECONDS)
-            keep_lease(scheduler, trouble)
+            while not lease_kept(scheduler, trouble):
+                stop.wait(RETRY_SECONDS)
     except LostLeadership as error:
         logger.warning("%s", error)
     finally:
         give_up(scheduler)
 
 
-def keep_lease(scheduler: Scheduler, trouble: "Trouble") -> None:
-    """While Redis is away: a standby would not see more of it. Raises LostLeadership."""
+def lease_kept(scheduler: Scheduler, trouble: "Trouble") -> bool:
+    """Keeps leading while Redis is away: a standby would not see more of it. False where the database is away too.
+
+    Raises LostLeadership.
+    """
     try:
         leadership.bound_transactions()
         leadership.renew(scheduler.holder, scheduler.term)
     except DatabaseFailure as error:
         trouble.met("the database", error)
         connection.close()
+        return False
+    return True
 
 
 def give_up(scheduler: Scheduler) -> None:
