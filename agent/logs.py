@@ -77,10 +77,13 @@ class Position:
     tail: int = 0
 
 
+_BEGIN = Position()
+
+
 class LineSplitter:
     """One stream's bytes to lines, from a position on: what lies before it is skipped."""
 
-    def __init__(self, start: Position = Position()) -> None:
+    def __init__(self, start: Position = _BEGIN) -> None:
         self.position = start
         self.last_line = b""
         self._skip_newlines, self._skip_tail = start.newlines, start.tail

@@ -1,0 +1,245 @@
+"""Frames to lines to Redis."""
+
+import random
+import struct
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any
+
+import pytest
+import redis
+import redis.asyncio
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from agent.logs import (
+    MAX_LINE,
+    STDERR,
+    STDOUT,
+    FrameParser,
+    LineSplitter,
+    LogWriter,
+    OutOfStep,
+    Position,
+    Superseded,
+    as_stored,
+    merge,
+)
+from agent.protocol import Keys
+
+BEGIN = Position()
+FFFD = "\N{REPLACEMENT CHARACTER}".encode()
+
+
+def frame(stream: int, payload: bytes) -> bytes:
+    return struct.pack(">BxxxL", stream, len(payload)) + payload
+
+
+def cut(data: bytes, rng: random.Random) -> list[bytes]:
+    """`data` in pieces as a socket may deliver it."""
+    points = sorted(rng.sample(range(len(data) + 1), min(len(data), rng.randint(0, 6))))
+    return [data[a:b] for a, b in zip([0, *points], [*points, len(data)], strict=True)]
+
+
+def split(chunks: list[bytes], start: Position = BEGIN) -> tuple[list[bytes], LineSplitter]:
+    splitter = LineSplitter(start)
+    lines = [line for chunk in chunks for line in splitter.feed(chunk)]
+    return lines, splitter
+
+
+# --- Frames ----------------------------------------------------------------------------------------------------
+
+
+@given(st.lists(st.tuples(st.sampled_from([STDOUT, STDERR]), st.binary(max_size=40))), st.randoms())
+def test_frames_come_out_as_they_went_in_however_they_are_cut(
+    frames: list[tuple[int, bytes]], rng: random.Random
+) -> None:
+    parser = FrameParser()
+    data = b"".join(frame(*item) for item in frames)
+    assert [item for chunk in cut(data, rng) for item in parser.feed(chunk)] == frames
+
+
+def test_merging_joins_only_neighbours_of_one_stream() -> None:
+    frames = [(STDOUT, b"a"), (STDOUT, b"b"), (STDERR, b"c"), (STDOUT, b"d")]
+    assert merge(frames) == [(STDOUT, b"ab"), (STDERR, b"c"), (STDOUT, b"d")]
+
+
+# --- Lines -----------------------------------------------------------------------------------------------------
+
+
+@given(
+    st.lists(st.text(st.characters(exclude_characters="\n\0", exclude_categories=["Cs"]), max_size=30)), st.randoms()
+)
+def test_lines_are_whole_however_the_bytes_are_cut(texts: list[str], rng: random.Random) -> None:
+    lines, splitter = split(cut("".join(text + "\n" for text in texts).encode(), rng))
+    assert [line.decode() for line in lines] == texts
+    assert splitter.flush() == []
+    assert splitter.position == Position(len(texts), 0)
+
+
+def test_a_last_line_without_newline_comes_at_the_end() -> None:
+    lines, splitter = split([b"one\ntw", b"o"])
+    assert (lines, splitter.flush(), splitter.flush()) == ([b"one"], [b"two"], [])
+    assert splitter.position == Position(1, 3)
+
+
+def test_invalid_utf8_and_nul_are_replaced_and_newlines_kept() -> None:
+    lines, _ = split([b"a\xff\xfeb\n\xe2\x82\nx\0y\n"])
+    assert lines == [b"a" + 2 * FFFD + b"b", FFFD, b"x" + FFFD + b"y"]
+
+
+@pytest.mark.parametrize(
+    ("length", "pieces"), [(MAX_LINE, 1), (MAX_LINE + 1, 2), (2 * MAX_LINE, 2), (2 * MAX_LINE + 1, 3)]
+)
+@pytest.mark.parametrize("size", [1000, 10**6])
+def test_a_long_line_is_stored_in_pieces_independent_of_how_it_arrives(length: int, pieces: int, size: int) -> None:
+    data = b"x" * length + b"\nshort\n"
+    lines, _ = split([data[at : at + size] for at in range(0, len(data), size)])
+    assert len(lines) == pieces + 1 and lines[-1] == b"short"
+    assert b"".join(lines[:-1]) == b"x" * length
+
+
+def test_a_long_line_is_not_cut_within_a_character() -> None:
+    text = "€" * MAX_LINE
+    lines, _ = split([text.encode() + b"\n"])
+    assert b"".join(lines).decode() == text
+    assert all(len(line) <= MAX_LINE and FFFD not in line for line in lines)
+
+
+@settings(deadline=None)
+@given(st.integers(0, 400), st.randoms())
+def test_taking_up_at_any_position_gives_exactly_the_rest(stop: int, rng: random.Random) -> None:
+    """What the live stream delivered up to some moment and what is then read from the engine's copy make the whole."""
+    raw = b"".join(
+        rng.choice([b"line\n", b"\n", "é".encode(), b"\xff", FFFD, b"x" * 50_000, b"tail"]) for _ in range(40)
+    )
+    chunks = cut(raw, rng)
+    before, first = split(chunks[: stop % (len(chunks) + 1)])
+    # The engine's copy: the same bytes with each invalid one as U+FFFD.
+    stored = b"".join(
+        FFFD if 0xDC80 <= ord(char) <= 0xDCFF else char.encode() for char in raw.decode("utf-8", "surrogateescape")
+    )
+    after, second = split([as_stored(line) for line in stored.splitlines(keepends=True)], first.position)
+    whole, third = split([raw])
+    resumed, straight = before + after + second.flush(), whole + third.flush()
+    assert b"".join(resumed) == b"".join(straight)
+    if max(map(len, raw.split(b"\n"))) <= MAX_LINE:  # Else pieces may be cut at another byte, none lost or doubled.
+        assert resumed == straight
+    assert second.position == third.position
+
+
+# --- Redis -----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+async def make_writer(redis_server: str, redis_client: redis.Redis) -> AsyncIterator[Callable[..., LogWriter]]:
+    client = redis.asyncio.Redis.from_url(redis_server)
+
+    async def once(call: Callable[[], Awaitable[Any]]) -> Any:
+        return await call()
+
+    def make(attempt: int = 1, limit_bytes: int = 10**6, retention_seconds: int = 100) -> LogWriter:
+        return LogWriter(
+            client,
+            Keys(),
+            "j",
+            attempt,
+            limit_bytes=limit_bytes,
+            retention_seconds=retention_seconds,
+            patiently=once,
+        )
+
+    yield make
+    await client.aclose()
+
+
+def log(client: redis.Redis) -> list[bytes]:
+    return client.lrange("job_logs:j", 0, -1)  # type: ignore[return-value]
+
+
+def meta(client: redis.Redis, field: str) -> bytes | None:
+    return client.hget("job_logs_meta:j", field)  # type: ignore[return-value]
+
+
+async def test_a_batch_sent_again_because_its_answer_was_lost_is_written_once(
+    make_writer: Callable[..., LogWriter], redis_client: redis.Redis
+) -> None:
+    writer = make_writer()
+    await writer.open()
+    twin = make_writer()
+    await twin.open()
+    for each in (writer, twin):
+        await each.append([b"a", b"b"], 2, Position(2, 0), Position())
+    await twin.append([b"c"], 1, Position(2, 1), Position(0, 4))
+    assert log(redis_client) == [b"a", b"b", b"c"]
+    assert await make_writer().open() == (Position(2, 1), Position(0, 4))
+
+
+async def test_an_emptied_redis_is_noticed(make_writer: Callable[..., LogWriter], redis_client: redis.Redis) -> None:
+    writer = make_writer()
+    await writer.open()
+    await writer.append([b"a"], 1, Position(1), Position())
+    redis_client.flushall()
+    with pytest.raises(OutOfStep):
+        await writer.append([b"b"], 1, Position(2), Position())
+    with pytest.raises(OutOfStep):
+        await writer.close()
+    assert await writer.open() == (Position(), Position())
+    await writer.append([b"a", b"b"], 2, Position(2), Position())
+    assert log(redis_client) == [b"a", b"b"]
+
+
+async def test_a_superseded_attempt_writes_nothing_more(
+    make_writer: Callable[..., LogWriter], redis_client: redis.Redis
+) -> None:
+    old, new = make_writer(1), make_writer(2)
+    await old.open()
+    await old.append([b"old"], 3, Position(1), Position())
+    await old.close()
+    assert (meta(redis_client, "complete"), redis_client.ttl("job_logs:j")) == (b"1", 100)
+    await new.open()
+    assert (meta(redis_client, "complete"), redis_client.ttl("job_logs:j")) == (b"0", -1)
+    for late in (old.open(), old.append([b"late"], 4, Position(2), Position()), old.close()):
+        with pytest.raises(Superseded):
+            await late
+    await new.append([b"new"], 3, Position(1), Position())
+    assert log(redis_client) == [b"old", b"new"]
+    assert meta(redis_client, "lines") == b"2"
+
+
+async def test_a_log_over_its_limit_loses_its_oldest_lines_and_says_how_many(
+    make_writer: Callable[..., LogWriter], redis_client: redis.Redis
+) -> None:
+    writer = make_writer(limit_bytes=10_000)
+    await writer.open()
+    for batch in range(10):
+        lines = [b"%09d." % (batch * 300 + number) for number in range(300)]
+        await writer.append(lines, 3000, Position(300 * (batch + 1)), Position())
+    kept = log(redis_client)
+    assert int(meta(redis_client, "lines") or 0) == 3000
+    assert int(meta(redis_client, "dropped") or 0) == 3000 - len(kept)
+    assert int(meta(redis_client, "bytes") or 0) == 10 * len(kept) <= 10_000
+    assert len(kept) >= 900
+    assert kept == [b"%09d." % number for number in range(3000 - len(kept), 3000)]
+
+
+async def test_readers_are_told_of_growth_and_of_the_end(
+    make_writer: Callable[..., LogWriter], redis_client: redis.Redis
+) -> None:
+    with redis_client.pubsub(ignore_subscribe_messages=True) as listener:
+        listener.subscribe("live:logs:j")
+        listener.get_message(timeout=1)
+        writer = make_writer()
+        await writer.open()
+        await writer.append([b"a", b"b"], 2, Position(2), Position())
+        await writer.close()
+        told = [listener.get_message(timeout=1), listener.get_message(timeout=1)]
+    assert [message and message["data"] for message in told] == [b"2", b"2"]
+
+
+async def test_a_batch_of_very_many_lines_goes_in(
+    make_writer: Callable[..., LogWriter], redis_client: redis.Redis
+) -> None:
+    writer = make_writer()
+    await writer.open()
+    await writer.append([b""] * 65_536, 0, Position(65_536), Position())
+    assert redis_client.llen("job_logs:j") == 65_536
