@@ -189,7 +189,8 @@ class Cluster:
     def containers(self) -> list[Any]:
         """All containers, running or not, that this cluster's agents made."""
         mine = f"{self.tag}-"
-        everything = self.engine.containers.list(all=True, filters={"label": "workload-runner.executor"})
+        label = {"label": "workload-runner.executor"}
+        everything = self.engine.containers.list(all=True, filters=label, ignore_removed=True)
         return [c for c in everything if c.labels["workload-runner.executor"].startswith(mine)]
 
 

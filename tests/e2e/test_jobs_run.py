@@ -58,13 +58,17 @@ def test_a_busy_loop_is_held_to_its_cpu_limit(cluster: Cluster) -> None:
     cluster.wait_status(job_id, "RUNNING")
     (container,) = cluster.containers()
 
-    def used_seconds() -> float:
-        return int(container.stats(stream=False)["cpu_stats"]["cpu_usage"]["total_usage"]) / 1e9
+    def look() -> tuple[datetime, float]:
+        stats = container.stats(stream=False)
+        return datetime.fromisoformat(stats["read"][:26] + "+00:00"), stats["cpu_stats"]["cpu_usage"][
+            "total_usage"
+        ] / 1e9
 
-    begin, used = time.monotonic(), used_seconds()
+    begin, used_before = look()
     time.sleep(4)
-    cores = (used_seconds() - used) / (time.monotonic() - begin)
-    assert 0.25 < cores < 0.6, f"{cores} cores used under a limit of 0.5"
+    end, used_after = look()
+    cores = (used_after - used_before) / (end - begin).total_seconds()
+    assert 0.3 < cores < 0.55, f"{cores} cores used under a limit of 0.5"
 
 
 def test_a_job_over_its_time_out_is_stopped_and_says_so(cluster: Cluster) -> None:
@@ -79,11 +83,13 @@ def test_a_failing_job_is_retried_as_often_as_it_asked(cluster: Cluster) -> None
     assert [attempt["status"] for attempt in job["attempts"]] == ["FAILED"] * 3
 
 
-def test_an_image_that_does_not_exist_is_named_as_the_reason(cluster: Cluster) -> None:
-    job = cluster.wait_final(cluster.submit("true", docker_image="127.0.0.1:1/no-such-image:1"))
-    assert job["status"] == "FAILED"
-    assert job["reason"].startswith("image_")
-    assert "no-such-image" in job["reason_text"]
+def test_an_image_from_a_registry_that_is_down_is_tried_again_and_named_meanwhile(cluster: Cluster) -> None:
+    job_id = cluster.submit("true", docker_image="127.0.0.1:1/no-such-image:1")
+    job = wait_for("a second attempt", lambda: (job := cluster.job(job_id))["attempts"][1:] and job)
+    assert job["attempts"][0]["reason"] == "image_pull_failed"
+    assert "127.0.0.1:1" in job["attempts"][0]["reason_text"]
+    cluster.api.delete(f"/jobs/{job_id}")
+    assert cluster.wait_final(job_id)["status"] == "ABORTED"
 
 
 def test_a_command_that_does_not_exist_is_named_as_the_reason(cluster: Cluster) -> None:
@@ -127,7 +133,7 @@ def test_two_agents_share_the_work_and_are_never_over_committed(empty_cluster: C
     waiting = cluster.submit("true", cpu_cores=0.75)
     answer = cluster.api.post("/schedule").json()
     assert [item["job_id"] for item in answer["waiting"]] == [waiting]
-    assert "cpu" in answer["waiting"][0]["reason"].lower()
+    assert "0.75 cores" in answer["waiting"][0]["reason"]
     for executor in cluster.executors():
         assert executor["allocated"]["cpu_cores"] <= executor["capacity"]["cpu_cores"]
 
