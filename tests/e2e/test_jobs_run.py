@@ -3,6 +3,7 @@
 import signal
 import time
 from pathlib import Path
+from datetime import datetime
 from typing import Any
 
 import pytest
