@@ -2,8 +2,8 @@
 
 import signal
 import time
-from pathlib import Path
 from datetime import datetime
+from pathlib import Path
 from typing import Any
 
 import pytest
