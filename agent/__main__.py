@@ -22,6 +22,9 @@ def main() -> int:
         return 2
     try:
         asyncio.run(_run(settings, state))
+    except OSError as error:
+        logging.getLogger("agent").critical("The agent cannot go on: %s. Is the disk full?", error)
+        return 1
     finally:
         state.close()
     return 0

@@ -32,6 +32,7 @@ from agent.state import Record, State
 logger = logging.getLogger(__name__)
 
 ENGINE_RETRY = 2.0
+PING_TIMEOUT = 10
 FINISHED_KEPT = 1000
 FLUSH_SECONDS = 3.0
 
@@ -56,7 +57,8 @@ class Agent:
         self._finished: deque[AttemptFinished] = deque(maxlen=FINISHED_KEPT)
         self._tasks: set[asyncio.Task[None]] = set()
         self._docker_version = ""
-        self._problem = "Docker has not answered yet."
+        self._stream_problem = "Docker has not answered yet."
+        self._ping_problem = ""
 
     async def run(self) -> None:
         """Until cancelled; then what was read is shipped and reported, for a few seconds at most."""
@@ -68,6 +70,7 @@ class Agent:
             self._link.deliver(),
             self._follow_engine(),
             self._beat(),
+            self._ping_engine(),
             self._sample(),
             self._link.receive(self._state.last_command, self._handle),
         ]
@@ -105,6 +108,10 @@ class Agent:
         self._tasks.discard(task)
         if not task.cancelled() and task.exception():
             logger.error("%s failed", task.get_name(), exc_info=task.exception())
+
+    @property
+    def _problem(self) -> str:
+        return self._stream_problem or self._ping_problem
 
     # --- commands
 
@@ -224,6 +231,8 @@ class Agent:
                 self._heartbeat()
 
     async def _sample(self) -> None:
+        await resources.sample(0, [])  # CPU use is counted from one call to the next.
+        await asyncio.sleep(min(1.0, self._config.sample_interval))
         while True:
             sample = await resources.sample(len(self._held), self._gpus)
             if not await self._link.write_sample(sample):
@@ -243,9 +252,9 @@ class Agent:
             except (EngineAway, APIError) as error:
                 problem = f"Docker does not answer: {error}"
             else:
-                if self._problem or first:
+                if self._stream_problem or first:
                     logger.info("Docker %s answers", self._docker_version)
-                    self._problem = ""
+                    self._stream_problem = ""
                     self._say_hello()
                 first = False
                 for attempt in self._held.values():
@@ -255,12 +264,30 @@ class Agent:
                 stream.close()
                 self._engine.generation += 1
                 continue
-            if self._problem != problem or first:
+            if self._stream_problem != problem or first:
                 logger.warning("%s; trying on", problem)
-                self._problem = problem
+                self._stream_problem = problem
                 self._say_hello()
             first = False
             await asyncio.sleep(ENGINE_RETRY)
+
+    async def _ping_engine(self) -> None:
+        """Notice an engine that keeps its connections open and no longer answers."""
+        while True:
+            await asyncio.sleep(self._config.heartbeat_interval)
+            try:
+                async with asyncio.timeout(PING_TIMEOUT):
+                    await self._engine.ping()
+            except TimeoutError:
+                problem = f"Docker does not answer within {PING_TIMEOUT} s."
+            except (EngineAway, APIError) as error:
+                problem = f"Docker does not answer: {error}"
+            else:
+                problem = ""
+            if problem != self._ping_problem:
+                logger.warning("%s", problem or "Docker answers again")
+                self._ping_problem = problem
+                self._heartbeat()
 
     def _engine_event(self, line: bytes) -> None:
         try:

@@ -22,6 +22,7 @@ from agent.containers import (
     exec_failure,
     facts,
     init_missing,
+    pull_failure,
     start_failure,
 )
 from agent.engine import Engine, EngineAway, Stream, explanation
@@ -34,7 +35,7 @@ from agent.state import Record, State
 
 logger = logging.getLogger(__name__)
 
-INSPECT_INTERVAL = 5.0
+INSPECT_INTERVAL = 15.0
 """Seconds; the engine's events say it sooner, this is for those that were missed."""
 TIMEOUT_GRACE = 10
 KILL_AGAIN = 5.0
@@ -86,7 +87,7 @@ class Attempt:
         self._node, self._on_finished = node, on_finished
         self._wake, self._exited, self._stop_wanted = asyncio.Event(), asyncio.Event(), asyncio.Event()
         self._interruptible = True
-        self._look_first, self._tried_create = not fresh, not fresh
+        self._adopted = self._look_first = self._tried_create = not fresh
         self._generation = node.engine.generation
         self._killed_by_other = False
         self._saw_oom = False
@@ -211,6 +212,7 @@ class Attempt:
 
     async def _start(self, container_id: str) -> tuple[Facts, Stream | None]:
         """Create unless there is a container, attach, start. Raises StartFailed and _LookAgain."""
+        pulled = False
         while True:
             try:
                 async with self._node.start_slots:
@@ -219,8 +221,10 @@ class Attempt:
                         container_id = await self._create()
                     self._save(replace(self.record, container_id=container_id))
                     return await self._start_created(container_id)
-            except ImageNotFound:
-                self._interruptible = True
+            except ImageNotFound as error:
+                if pulled:
+                    raise pull_failure(self.start.image, explanation(error)) from None
+                self._interruptible = pulled = True
                 await self._node.images.pull(self.start.image, self._progress)
             except APIError as error:
                 said = explanation(error)
@@ -324,8 +328,8 @@ class Attempt:
         oom = container.oom_killed or self._saw_oom
         code = container.exit_code
         failed = exec_failure(code, last_stderr)
-        if self._ended_by:
-            reason, message = self._ended_by, STOP_SENTENCES[self._ended_by]
+        if stopped := self._ended_by or self._ended_by_predecessor(container):
+            reason, message = stopped, STOP_SENTENCES[stopped]
         elif not container.ended:
             reason, message = "container_gone", "The container was removed on the executor by somebody else."
         elif code == 0:
@@ -358,6 +362,17 @@ class Attempt:
             started_at=_text(container.started_at) if container else None,
             finished_at=_text(container.finished_at) if container else None,
         )
+
+    def _ended_by_predecessor(self, container: Facts) -> str:
+        """The reason for which the agent before this one stopped it, or ''."""
+        if not self._adopted or container.exit_code not in KILLED:
+            return ""
+        if self.record.stop:
+            return self._stop_reason()
+        if container.started_at is None or container.finished_at is None:
+            return ""
+        ran = (container.finished_at - container.started_at).total_seconds()
+        return "timeout" if ran >= self.start.timeout_seconds else ""
 
     def _stop_reason(self) -> str:
         if self.record.stop is None:

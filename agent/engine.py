@@ -76,6 +76,9 @@ class Engine:
         version: dict[str, Any] = await self._call(lambda client: client.version())
         return str(version.get("Version", ""))
 
+    async def ping(self) -> None:
+        await self._call(lambda client: client.ping())
+
     def close(self) -> None:
         self._threads.shutdown(wait=False, cancel_futures=True)
         self._pull_threads.shutdown(wait=False, cancel_futures=True)

@@ -13,7 +13,7 @@ import urllib3
 
 from agent.protocol import AttemptProgress, Prefetch
 from tests.agent.harness import AgentProcess, wait_for
-from tests.conftest import free_port
+from tests.parts import free_port
 
 pytestmark = pytest.mark.docker
 

@@ -12,7 +12,7 @@ import redis
 
 from agent.protocol import AttemptFinished, AttemptRunning, HeldAttempt, Hello
 from tests.agent.harness import AgentProcess, wait_for
-from tests.conftest import free_port, start_redis
+from tests.parts import free_port, start_redis
 
 pytestmark = pytest.mark.docker
 MakeAgent = Callable[..., AgentProcess]
@@ -68,7 +68,7 @@ def test_a_line_longer_than_the_limit_survives_a_restart(agent: AgentProcess, te
 def test_an_attempt_that_ends_while_no_agent_runs_is_reported_later(
     agent: AgentProcess, test_image: str, docker_client: docker.DockerClient
 ) -> None:
-    start = agent.run(test_image, ["sh", "-c", f"{COUNT}; exit 5"])
+    start = agent.run(test_image, ["sh", "-c", f"sleep 1; {COUNT}; exit 5"])
     container_id = agent.running(start).container_id
     agent.kill()
     docker_client.containers.get(container_id).wait()
@@ -103,6 +103,18 @@ def test_a_time_out_and_a_stop_hold_across_a_restart(agent: AgentProcess, test_i
     agent.start()
     assert agent.finished(late).reason == "timeout"
     assert agent.finished(stopped).reason == "stopped"
+
+
+def test_a_stop_that_took_effect_while_no_agent_ran_is_reported_as_one(agent: AgentProcess, test_image: str) -> None:
+    start = agent.run(test_image, ["sh", "-c", "trap 'sleep 1; exit 143' TERM; while :; do sleep 0.1; done"])
+    agent.running(start)
+    agent.stop(start, grace_seconds=30)
+    wait_for(lambda: "Stopping" in agent.log)
+    time.sleep(0.3)
+    agent.kill()
+    time.sleep(1.5)
+    agent.start()
+    assert agent.finished(start).reason == "stopped"
 
 
 def test_commands_sent_while_the_agent_is_down_are_carried_out_once(agent: AgentProcess, test_image: str) -> None:
