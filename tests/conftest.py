@@ -5,6 +5,7 @@ from collections.abc import Iterator
 import docker
 import pytest
 import redis
+from django.test import Client
 from pytest_django import Settings
 
 from executors import broker
@@ -52,6 +53,13 @@ def redis_client(redis_server: str, settings: Settings) -> redis.Redis:
     client = broker.client()
     client.flushall()
     return client
+
+
+@pytest.fixture
+def local_client(db: None, settings: Settings) -> Client:
+    """A client of pages and API on this machine, acting as the local superuser; what crashes is answered with 500."""
+    settings.OPEN_TO_LOCAL_USER = True
+    return Client(headers={"host": "localhost"}, raise_request_exception=False)
 
 
 @pytest.fixture(scope="session")

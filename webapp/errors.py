@@ -40,8 +40,9 @@ class ApiErrorsMiddleware:
         if response.get("Content-Type", "").startswith("application/json"):
             return response
         shaped = error_response(response.status_code)
-        if "Allow" in response:
-            shaped["Allow"] = response["Allow"]
+        for name, value in response.items():
+            if not name.startswith("Content-") or name == "Content-Security-Policy":
+                shaped[name] = value
         return shaped
 
 

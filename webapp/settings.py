@@ -24,7 +24,7 @@ def env_seconds(name: str, default: float) -> float:
         seconds = float(text)
     except ValueError:
         seconds = 0
-    if seconds <= 0:
+    if not 0 < seconds < float("inf"):
         raise ImproperlyConfigured(f"{name} must be a positive number of seconds, not {text!r}.")
     return seconds
 
@@ -183,6 +183,7 @@ USE_I18N = False
 
 STATIC_URL = "static/"
 STATIC_ROOT = VAR_DIR / "static"
+STATIC_ROOT.mkdir(exist_ok=True)  # empty unless collectstatic ran: the finders below do as well
 STATIC_ROOT.mkdir(exist_ok=True)
 STATICFILES_DIRS = [BASE_DIR / "static"]
 WHITENOISE_USE_FINDERS = True
