@@ -13,6 +13,7 @@ class ExecutorAdmin(admin.ModelAdmin):
     list_editable = ["schedulable"]
     list_filter = ["state", "schedulable"]
     search_fields = ["name", "id", "address"]
+    actions = None
     fields = [
         "schedulable",
         *(field.name for field in Executor._meta.fields if field.name != "schedulable"),
@@ -29,9 +30,6 @@ class ExecutorAdmin(admin.ModelAdmin):
         """Only a lost one: the agent of any other would be unknown from one moment to the next."""
         lost = obj is None or obj.state == Executor.State.LOST
         return lost and super().has_delete_permission(request, obj)
-
-    def get_actions(self, request: HttpRequest) -> dict[str, object]:
-        return {}
 
     def save_model(self, request: HttpRequest, obj: Executor, form: object, change: bool) -> None:
         # Only this column: the scheduler may have written the others since the form was opened.

@@ -159,6 +159,7 @@ class Hub:
             for task in self._tasks:
                 task.cancel()
             self._tasks = []
+            self._pubsub = None
             if self._client is not None:
                 self._closing = asyncio.get_running_loop().create_task(self._client.aclose())
                 self._client = None
@@ -195,7 +196,8 @@ class Hub:
         if pubsub is None:
             return
         wanted = {channel.encode() for channel in self._signals} | {broker.keys().changes_channel.encode()}
-        with suppress(RedisError, OSError):
+        # AttributeError: redis-py's, where the connection is closed at the very moment of writing to it.
+        with suppress(RedisError, OSError, AttributeError):
             if missing := wanted - set(pubsub.channels):
                 await pubsub.subscribe(*missing)
             if surplus := set(pubsub.channels) - wanted - pubsub.pending_unsubscribe_channels:

@@ -20,7 +20,9 @@ def _text(label: str | None = None, rows: int = 0, initial: str = "", help_text:
     """A field that takes anything: what is wrong with it, `jobs.submission` says."""
     attributes = {"spellcheck": "false", "autocomplete": "off", "autocapitalize": "off"}
     widget = forms.Textarea({**attributes, "rows": rows}) if rows else forms.TextInput(attributes)
-    return forms.CharField(label=label, required=False, widget=widget, initial=initial, help_text=help_text)
+    return forms.CharField(
+        label=label, required=False, strip=not rows, widget=widget, initial=initial, help_text=help_text
+    )
 
 
 class JobForm(forms.Form):
@@ -68,14 +70,14 @@ class JobForm(forms.Form):
     def clean(self) -> dict[str, Any]:
         typed = super().clean() or {}
         raw: dict[str, Any] = {}
-        for name, text in typed.items():
+        for name, text in list(typed.items()):
             if text.strip():
-                raw[name] = self._value(name, text)
-        if not self.errors:
-            try:
-                self.submission = parse_submission(raw)
-            except InvalidSubmission as error:
-                for name, sentences in error.fields.items():
+                raw[name] = self._value(name, text.replace("\r\n", "\n"))
+        try:
+            self.submission = parse_submission(raw)
+        except InvalidSubmission as error:
+            for name, sentences in error.fields.items():
+                if name not in self.errors:
                     self.add_error(name if name in self.fields else None, [forms.ValidationError(s) for s in sentences])
         return typed
 
@@ -89,7 +91,7 @@ class JobForm(forms.Form):
     def _named_texts(self, name: str, text: str) -> dict[str, str]:
         """One `NAME=value` a line; empty lines are skipped."""
         values: dict[str, str] = {}
-        for number, line in enumerate(text.splitlines(), start=1):
+        for number, line in enumerate(text.split("\n"), start=1):
             key, separator, value = line.partition("=")
             key = key.strip()
             if not line.strip():
