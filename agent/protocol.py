@@ -281,6 +281,8 @@ class Keys:
         return f"{self.prefix}executor:{executor_id}:commands"
 
     def samples(self, executor_id: str) -> str:
+        """Stream of utilisation samples. An agent that finds it gone says hello: Redis was emptied, or the scheduler,
+        which does not know the agent, deleted it to be told."""
         return f"{self.prefix}executor:{executor_id}:samples"
 
     def job_logs(self, job_id: str) -> str:
