@@ -101,8 +101,11 @@ async def delays(cluster: Cluster, lines: int) -> list[float]:
         while len(found) < lines:
             message = json.loads(await asyncio.wait_for(socket.recv(), 60))
             now = time.clock_gettime(time.CLOCK_BOOTTIME)
-            for line in message.get("log", {}).get("lines", []):
-                found.append(now - float(line.split(" ", 2)[2]))
+            if "log" in message:
+                found += [now - float(line.split(" ", 2)[2]) for line in message["log"]["lines"]]
+                await socket.send('{"logged": true}')
+            elif "html" in message:
+                await socket.send('{"shown": true}')
     return found
 
 
