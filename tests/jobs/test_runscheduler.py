@@ -35,7 +35,7 @@ class Schedulers:
             "REDIS_URL": f"redis://127.0.0.1:{self.redis_port}/0",
             "HEARTBEAT_INTERVAL": "60",
             "JOB_POLL_INTERVAL": "1",
-            "LEASE_SECONDS": "1.5",
+            "LEASE_SECONDS": "3",
             **env,
         }
 
