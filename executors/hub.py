@@ -176,6 +176,7 @@ class Hub:
             try:
                 await pubsub.subscribe(broker.keys().changes_channel, *self._signals)
                 self._pubsub = pubsub
+                await self._follow_channels()  # somebody may have begun to listen meanwhile
                 async for message in pubsub.listen():
                     wait = RECONNECT_SECONDS[0]
                     self._receive(message)

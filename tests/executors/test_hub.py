@@ -216,3 +216,17 @@ async def test_after_an_outage_of_redis_it_reconnects_and_shows_what_was_missed(
 def test_an_unknown_change_is_of_everything_and_a_known_one_of_what_it_names() -> None:
     assert hub_module._parse(b'{"jobs": ["1"], "executors": ["e"]}') == Change(frozenset({"1"}), frozenset({"e"}))
     assert hub_module._parse(b"nonsense").everything
+
+
+@pytest.mark.parametrize("steps", range(0, 24, 2))
+async def test_who_begins_to_listen_while_the_subscription_is_being_made_hears_too(
+    live: Hub, redis_client: redis.Redis, steps: int
+) -> None:
+    def heard(channel: str) -> bool:
+        return redis_client.pubsub_numsub(channel)[0][1] > 0
+
+    with live.watching(View("v", Source(a="1")), Page()):
+        for _ in range(steps):
+            await asyncio.sleep(0)
+        async with live.listening("late"):
+            await until(lambda: heard("late"), seconds=2)
