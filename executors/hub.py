@@ -86,12 +86,25 @@ class _Shown:
     dirty: bool = True
 
 
+@dataclass(slots=True)
+class _Channel:
+    """A Redis channel that somebody listens to, and how many hints have come on it."""
+
+    listeners: set[asyncio.Event] = field(default_factory=set)
+    hints: int = 0
+
+    def hint(self) -> None:
+        self.hints += 1
+        for listener in self.listeners:
+            listener.set()
+
+
 class Hub:
     """See the module. Every method is called in the event loop that the hub belongs to."""
 
     def __init__(self) -> None:
         self._shown: dict[str, _Shown] = {}
-        self._signals: dict[str, set[asyncio.Event]] = {}
+        self._channels: dict[str, _Channel] = {}
         self._dirty = asyncio.Event()
         self._connected = True
         self._pubsub: PubSub | None = None
@@ -127,17 +140,22 @@ class Hub:
         Any number of listeners share one subscription.
         """
         signal = asyncio.Event()
-        self._signals.setdefault(channel, set()).add(signal)
+        self._channels.setdefault(channel, _Channel()).listeners.add(signal)
         self._start()
         await self._follow_channels()
         try:
             yield signal
         finally:
-            self._signals[channel].discard(signal)
-            if not self._signals[channel]:
-                del self._signals[channel]
+            listeners = self._channels[channel].listeners
+            listeners.discard(signal)
+            if not listeners:
+                del self._channels[channel]
             self._stop_if_idle()
             await self._follow_channels()
+
+    def hints(self, channel: str) -> int:
+        """How many hints have come on a channel that is listened to: what was asked for before the last is old."""
+        return self._channels[channel].hints
 
     @property
     def client(self) -> redis.asyncio.Redis:
@@ -155,7 +173,7 @@ class Hub:
             self._tasks = [loop.create_task(work) for work in (self._listen(), self._tick(), self._refresh())]
 
     def _stop_if_idle(self) -> None:
-        if not self._shown and not self._signals:
+        if not self._shown and not self._channels:
             for task in self._tasks:
                 task.cancel()
             self._tasks = []
@@ -174,8 +192,9 @@ class Hub:
             client.set_retry(Retry(NoBackoff(), 0))  # this loop reconnects, and must know that it did
             pubsub = client.pubsub()
             try:
-                await pubsub.subscribe(broker.keys().changes_channel, *self._signals)
+                await pubsub.subscribe(broker.keys().changes_channel)
                 self._pubsub = pubsub
+                await self._follow_channels()
                 await self._follow_channels()  # somebody may have begun to listen meanwhile
                 async for message in pubsub.listen():
                     wait = RECONNECT_SECONDS[0]
@@ -196,12 +215,12 @@ class Hub:
         pubsub = self._pubsub
         if pubsub is None:
             return
-        wanted = {channel.encode() for channel in self._signals} | {broker.keys().changes_channel.encode()}
+        wanted = {channel.encode() for channel in self._channels} | {broker.keys().changes_channel.encode()}
         # AttributeError: redis-py's, where the connection is closed at the very moment of writing to it.
         with suppress(RedisError, OSError, AttributeError):
-            if missing := wanted - set(pubsub.channels):
+            if missing := wanted - (set(pubsub.channels) - pubsub.pending_unsubscribe_channels):
                 await pubsub.subscribe(*missing)
-            if surplus := set(pubsub.channels) - wanted - pubsub.pending_unsubscribe_channels:
+            if surplus := set(pubsub.channels) - pubsub.pending_unsubscribe_channels - wanted:
                 await pubsub.unsubscribe(*surplus)
 
     def _receive(self, message: dict[str, Any]) -> None:
@@ -211,14 +230,11 @@ class Hub:
                 # The first moment from which nothing can be missed; whatever was missed before it shows now.
                 self._set_connected(True)
                 self._mark(Change(everything=True))
-                for signals in self._signals.values():
-                    for signal in signals:
-                        signal.set()
             elif message["type"] == "message":
                 self._mark(_parse(message["data"]))
-        else:
-            for signal in self._signals.get(channel, ()):
-                signal.set()
+        elif channel in self._channels:
+            # A message, or the channel's own subscription: from here on nothing can be missed, before it something was.
+            self._channels[channel].hint()
 
     def _set_connected(self, connected: bool) -> None:
         if connected != self._connected:

@@ -90,12 +90,16 @@ class JobDetail(LivePage):
                     await _wait(grown, LOG_LOOK_SECONDS)
 
 
-_reads: dict[tuple[str, int | None], asyncio.Task[tuple[LogPage, str]]] = {}
+_reads: dict[tuple[str, int | None, int], asyncio.Task[tuple[LogPage, str]]] = {}
 
 
 async def _read(job_id: str, offset: int | None) -> tuple[LogPage, str]:
-    """A page of the log and the message that carries it. Readers that are equally far share one read."""
-    key = job_id, offset
+    """A page of the log and the message that carries it.
+
+    Readers that are equally far share one read, but never one that was begun before the newest hint: it may lack the
+    lines that the hint is about.
+    """
+    key = job_id, offset, hub().hints(broker.keys().log_channel(job_id))
     task = _reads.get(key)
     if task is None:
         task = _reads[key] = asyncio.create_task(_read_alone(job_id, offset))

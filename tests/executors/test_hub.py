@@ -169,10 +169,12 @@ async def test_any_number_of_listeners_share_one_subscription(live: Hub, redis_c
     async with live.listening("logs") as first, live.listening("logs") as second:
         await until(lambda: redis_client.pubsub_numsub("logs")[0][1] == 1)
         await until(lambda: first.is_set() and second.is_set())  # one may have been missed before it stood
+        hints = live.hints("logs")
         first.clear()
         second.clear()
         assert redis_client.publish("logs", "more") == 1
         await until(lambda: first.is_set() and second.is_set())
+        assert live.hints("logs") == hints + 1
 
 
 async def test_a_listener_that_comes_and_goes_leaves_the_others_theirs(live: Hub, redis_client: redis.Redis) -> None:
@@ -183,6 +185,19 @@ async def test_a_listener_that_comes_and_goes_leaves_the_others_theirs(live: Hub
         stays.clear()
         redis_client.publish("a", "more")
         await until(stays.is_set)
+
+
+async def test_a_page_that_is_reloaded_hears_again_at_once(live: Hub, redis_client: redis.Redis) -> None:
+    async with live.listening("other"):
+        await until(lambda: subscribed(redis_client))
+        for _ in range(20):
+            async with live.listening("a") as signal:
+                await until(signal.is_set)
+        async with live.listening("a") as signal:
+            await until(signal.is_set)
+            signal.clear()
+            await until(lambda: redis_client.publish("a", "more") == 1)
+            await until(signal.is_set)
 
 
 async def test_after_an_outage_of_redis_it_reconnects_and_shows_what_was_missed(

@@ -29,6 +29,7 @@ HEADERS = [(b"host", b"localhost"), (b"origin", b"http://localhost")]
 def open_to_local_user(redis_client: redis.Redis, settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     settings.OPEN_TO_LOCAL_USER = True
     monkeypatch.setattr(hub, "REFRESH_SECONDS", 3600)
+    monkeypatch.setattr(job_consumers, "LOG_LOOK_SECONDS", 3600)  # so that only hints bring lines
 
 
 class Browser:
