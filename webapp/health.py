@@ -26,7 +26,9 @@ class Part(Schema):
     status: Verdict
     detail: str = Field(description="What is wrong, or who answers.")
     latency_ms: float | None = Field(default=None, description="How long it took to answer.")
-    age_seconds: float | None = Field(default=None, description="Since the scheduler's last pass.")
+    age_seconds: float | None = Field(
+        default=None, description="Since it last answered; of the scheduler, since its last pass."
+    )
 
 
 class Health(Schema):
@@ -61,7 +63,7 @@ def database() -> dict[str, Any]:
             cursor.execute("SELECT 1")
     except DatabaseError as error:
         return down(f"{connection.vendor} does not answer: {_first_line(error)}")
-    return {"status": "ok", "detail": connection.vendor, "latency_ms": _milliseconds_since(begin)}
+    return {"status": "ok", "detail": connection.vendor, "age_seconds": 0.0, "latency_ms": _milliseconds_since(begin)}
 
 
 def broker_redis() -> dict[str, Any]:
@@ -79,7 +81,7 @@ def broker_redis() -> dict[str, Any]:
         return down(f"Redis does not answer: {_first_line(error)}")
     finally:
         client.close()
-    return {"status": "ok", "detail": f"Redis {version}", "latency_ms": _milliseconds_since(begin)}
+    return {"status": "ok", "detail": f"Redis {version}", "age_seconds": 0.0, "latency_ms": _milliseconds_since(begin)}
 
 
 def scheduler() -> dict[str, Any]:

@@ -39,6 +39,7 @@ def test_all_is_well_when_all_three_answer(client: Client, redis_client: redis.R
     assert 2 <= health["scheduler"]["age_seconds"] < 10
     assert health["database"]["latency_ms"] >= 0
     assert health["redis"]["latency_ms"] >= 0
+    assert all(health[part]["age_seconds"] >= 0 for part in ("database", "redis", "scheduler"))
 
 
 def test_without_a_scheduler_it_says_how_to_start_one(client: Client, redis_client: redis.Redis) -> None:
