@@ -8,7 +8,7 @@ from collections.abc import Coroutine
 
 from docker.errors import APIError
 
-from agent import __version__, resources
+from agent import __version__, crashpoints, resources
 from agent.attempt import Attempt, Node
 from agent.config import GB, Config
 from agent.containers import LABEL_ATTEMPT, LABEL_JOB, StartFailed
@@ -137,7 +137,9 @@ class Agent:
             self._finished.append(event)
             self._link.send(event)
             return
+        crashpoints.reach("command-received")
         self._state.save(attempt.record)
+        crashpoints.reach("attempt-recorded")
         self._held[key] = attempt
         logger.info("Accepted job %s attempt %d: %s", *key, start.image)
         self._spawn(attempt.run(), str(attempt))

@@ -12,6 +12,7 @@ from datetime import UTC, datetime
 
 from docker.errors import APIError, ImageNotFound, NotFound
 
+from agent import crashpoints
 from agent.config import GB, Config
 from agent.containers import (
     LABEL_EXECUTOR,
@@ -141,8 +142,11 @@ class Attempt:
         except Exception as error:
             logger.exception("%s failed in the agent", self)
             finished = self._finished("engine_error", f"The agent failed: {error!r}")
+        crashpoints.reach("container-ended")
         await asyncio.shield(self._on_finished(self, finished))
+        crashpoints.reach("end-reported")
         self._node.state.forget(self.start)
+        crashpoints.reach("attempt-forgotten")
         await self._remove()
 
     async def _live(self) -> AttemptFinished:
@@ -165,6 +169,7 @@ class Attempt:
                 )
                 container = await self._watch(container)
             self._exited.set()
+            crashpoints.reach("output-unshipped")
             await shipping
         finally:
             shipping.cancel()
@@ -219,12 +224,14 @@ class Attempt:
                     self._interruptible = False
                     if not container_id:
                         container_id = await self._create()
+                        crashpoints.reach("container-created")
                     self._save(replace(self.record, container_id=container_id))
                     return await self._start_created(container_id)
             except ImageNotFound as error:
                 if pulled:
                     raise pull_failure(self.start.image, explanation(error)) from None
                 self._interruptible = pulled = True
+                crashpoints.reach("image-missing")
                 await self._node.images.pull(self.start.image, self._progress)
             except APIError as error:
                 said = explanation(error)
@@ -259,6 +266,7 @@ class Attempt:
         stream = await self._node.engine.attach(container_id)
         try:
             await self._node.engine.start(container_id)
+            crashpoints.reach("container-started")
             container = facts(await self._node.engine.inspect(container_id))
         except BaseException:
             stream.close()

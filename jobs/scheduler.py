@@ -25,7 +25,7 @@ from django.utils import timezone
 from agent.protocol import Event, Heartbeat, Hello, PassRequest
 from executors import broker, registry
 from executors.models import Executor
-from jobs import commands, events, leadership, queue, snapshot
+from jobs import commands, crashpoints, events, leadership, queue, snapshot
 from jobs.applying import apply
 from jobs.lifecycle import EndReason, State
 from jobs.models import Attempt, Job
@@ -99,6 +99,7 @@ class Scheduler:
         batch = self._receive(client, block_seconds)
         requests = [event for event in batch.events if isinstance(event, PassRequest)]
         now = timezone.now()
+        _reach("received", batch.events)
         with transaction.atomic():
             leadership.renew(self.holder, self.term)
             outcome = apply(batch.events, now, self._may_stop)
@@ -115,16 +116,19 @@ class Scheduler:
                 self._due = _due_later(now)
             if self._resend:
                 commands.merge(outcome.commands, commands.outstanding())
+            _reach("before-commit", batch.events, placed)
         self._last_pass = self._clock()
         for line in outcome.lines:
             logger.info("%s", line)
         for time_due in outcome.requeued:
             heapq.heappush(self._due, time_due)
 
+        _reach("before-send", batch.events, placed)
         commands.trim(client, _passed(batch.events) | {executor.id: executor.last_command for executor in lost})
         commands.send(client, outcome.commands)
         self._resend = False
         commands.ask_for_hello(client, outcome.strangers)
+        _reach("before-acknowledge", batch.events, placed)
         events.acknowledge(client, batch.entry_ids)
         _answer(client, requests, placed, waiting)
         if outcome.changed_jobs or outcome.changed_executors:
@@ -236,6 +240,14 @@ class Scheduler:
             if len(placements) >= PLACEMENTS_PER_PASS:
                 return placements, True
             after = queue.Position(chunk[-1].priority, chunk[-1].id)
+
+
+def _reach(moment: str, batch: Sequence[Event], placed: Sequence[Attempt] = ()) -> None:
+    """Where a test may have the process killed: at a moment of a pass that places, runs or finishes an attempt."""
+    if placed:
+        crashpoints.reach(f"placing-{moment}")
+    for kind in {event.kind for event in batch}:
+        crashpoints.reach(f"{kind}-{moment}")
 
 
 def _is_overdue(attempt: LiveAttempt, now: datetime) -> bool:
