@@ -136,3 +136,10 @@ class ExecutorDetail(LivePage):
         return View(
             f"executor:{executor_id}", render, lambda change: bool(change.jobs) or executor_id in change.executors
         )
+
+
+class NoSuchPage(LivePage):
+    """What answers at every other address."""
+
+    def view(self) -> View:
+        raise Gone(self.scope["path"])

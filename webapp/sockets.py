@@ -3,9 +3,9 @@
 from channels.auth import AuthMiddlewareStack
 from channels.routing import URLRouter
 from channels.security.websocket import AllowedHostsOriginValidator
-from django.urls import path
+from django.urls import path, re_path
 
-from executors.consumers import ExecutorDetail, ExecutorList
+from executors.consumers import ExecutorDetail, ExecutorList, NoSuchPage
 from jobs.consumers import JobDetail, JobList
 from webapp.auth import LocalUserSockets
 from webapp.consumers import Dashboard
@@ -16,6 +16,7 @@ urlpatterns = [
     path("ws/jobs/<uuid:job_id>", JobDetail.as_asgi()),
     path("ws/executors", ExecutorList.as_asgi()),
     path("ws/executors/<str:executor_id>", ExecutorDetail.as_asgi()),
+    re_path("", NoSuchPage.as_asgi()),
 ]
 
 websocket_application = AllowedHostsOriginValidator(AuthMiddlewareStack(LocalUserSockets(URLRouter(urlpatterns))))

@@ -1,4 +1,4 @@
-// One WebSocket a page. Its address stands in the page's [data-live]; other modules join in with `onLive`.
+// One WebSocket a page. Its address stands in the page's [data-socket]; other modules join in with `onLive`.
 import { showTimes } from "./times.js";
 
 const PING_EVERY = 15000, PONG_WITHIN = 10000;
@@ -33,7 +33,7 @@ export function startLive() {
 }
 
 function follow() {
-  const wanted = document.querySelector("[data-live]")?.dataset.live ?? "";
+  const wanted = document.querySelector("[data-socket]")?.dataset.socket ?? "";
   if (wanted === path) return;
   path = wanted;
   failures = 0;

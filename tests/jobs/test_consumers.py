@@ -201,6 +201,7 @@ async def test_who_is_not_logged_in_is_told_so_and_sees_nothing(settings: Settin
 async def test_a_page_of_something_that_is_gone_is_told_so() -> None:
     assert await close_code(f"/ws/jobs/{new_job_id()}") == consumers.NOT_FOUND
     assert await close_code("/ws/executors/nobody") == consumers.NOT_FOUND
+    assert await close_code("/ws/nothing/here") == consumers.NOT_FOUND
 
 
 # --- The log -----------------------------------------------------------------------------------------------------
