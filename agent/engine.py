@@ -10,6 +10,7 @@ import os
 import ssl
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime
 from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import quote, urlencode, urlsplit
@@ -149,13 +150,14 @@ class Engine:
         """Everything that the container prints from now on, in frames."""
         return await self._open("POST", f"/containers/{container_id}/attach", stream=1, stdout=1, stderr=1)
 
-    async def logs(self, container_id: str, follow: bool) -> Stream:
-        """The engine's copy of the output from its start, in frames, each with a time stamp.
+    async def logs(self, container_id: str, *, follow: bool, since: str = "") -> Stream:
+        """The engine's copy of the output from its start, or a time, in frames, each with a time stamp.
 
         `follow` goes on until the container ends, but may leave out the last lines (seen with Docker 20.10).
         """
         path = f"/containers/{container_id}/logs"
-        return await self._open("GET", path, follow=int(follow), stdout=1, stderr=1, timestamps=1)
+        begin = {"since": f"{datetime.fromisoformat(since).timestamp():.6f}"} if since else {}
+        return await self._open("GET", path, follow=int(follow), stdout=1, stderr=1, timestamps=1, **begin)
 
     async def events(self, executor_id: str) -> Stream:
         """What happens to our containers, a JSON object a line."""

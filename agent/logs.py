@@ -179,6 +179,16 @@ class OutOfStep(Exception):
     """Redis's log does not end where this writer thought (it was emptied): read again from the position it says."""
 
 
+@dataclass(frozen=True, slots=True)
+class Reached:
+    """How far an attempt's log has come; `first` and `last` are the times of its first and last line, or ''."""
+
+    first: str
+    last: str
+    stdout: Position
+    stderr: Position
+
+
 _PRELUDE = """
 local list, meta = KEYS[1], KEYS[2]
 local attempt = tonumber(ARGV[1])
@@ -190,13 +200,15 @@ _OPEN = (
     _PRELUDE
     + """
 if attempt > current then
-    redis.call('HSET', meta, 'attempt', attempt, 'shipped', 0, 'stdout_newlines', 0, 'stdout_tail', 0,
+    redis.call('HSET', meta, 'attempt', attempt, 'shipped', 0, 'first', '', 'last', '',
+        'stdout_newlines', 0, 'stdout_tail', 0,
         'stderr_newlines', 0, 'stderr_tail', 0, 'complete', 0)
     for _, name in ipairs({'lines', 'bytes', 'dropped'}) do redis.call('HSETNX', meta, name, 0) end
     redis.call('PERSIST', list)
     redis.call('PERSIST', meta)
 end
-return redis.call('HMGET', meta, 'shipped', 'stdout_newlines', 'stdout_tail', 'stderr_newlines', 'stderr_tail')
+return redis.call('HMGET', meta, 'first', 'last', 'shipped', 'stdout_newlines', 'stdout_tail', 'stderr_newlines',
+    'stderr_tail')
 """
 )
 
@@ -211,7 +223,9 @@ if shipped ~= expected then return -2 end
 for first = 10, #ARGV, 4000 do
     redis.call('RPUSH', list, unpack(ARGV, first, math.min(first + 3999, #ARGV)))
 end
-redis.call('HSET', meta, 'shipped', expected + count, 'stdout_newlines', ARGV[5], 'stdout_tail', ARGV[6],
+local stamp = string.match(ARGV[#ARGV], '^%S*')
+if shipped == 0 then redis.call('HSET', meta, 'first', string.match(ARGV[10], '^%S*')) end
+redis.call('HSET', meta, 'last', stamp, 'shipped', expected + count, 'stdout_newlines', ARGV[5], 'stdout_tail', ARGV[6],
     'stderr_newlines', ARGV[7], 'stderr_tail', ARGV[8])
 local total = redis.call('HINCRBY', meta, 'lines', count)
 local bytes = redis.call('HINCRBY', meta, 'bytes', size)
@@ -265,11 +279,11 @@ class LogWriter:
         self._close = client.register_script(_CLOSE)
         self._shipped = 0
 
-    async def open(self) -> tuple[Position, Position]:
-        """Begin the attempt's log, or find how far it has come: the positions of stdout and stderr."""
-        answer = await self._run(self._open, [self._attempt])
-        self._shipped, *numbers = (int(item) for item in answer)
-        return Position(*numbers[:2]), Position(*numbers[2:])
+    async def open(self) -> Reached:
+        """Begin the attempt's log, or find how far it has come."""
+        first, last, *numbers = await self._run(self._open, [self._attempt])
+        self._shipped, *positions = map(int, numbers)
+        return Reached(first.decode(), last.decode(), Position(*positions[:2]), Position(*positions[2:]))
 
     async def append(self, lines: list[bytes], size: int, stdout: Position, stderr: Position) -> None:
         """Add lines of `size` bytes in all, which end at these positions. Doing it twice adds them once."""

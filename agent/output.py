@@ -6,9 +6,11 @@ long that waiting for it would hold up the container.
 """
 
 import asyncio
+import contextlib
 import logging
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime
 
 from docker.errors import APIError, NotFound
@@ -23,6 +25,7 @@ from agent.logs import (
     LogWriter,
     OutOfStep,
     Position,
+    Reached,
     Superseded,
     as_stored,
     merge,
@@ -40,6 +43,9 @@ NANOSECONDS = len("2026-11-24T13:42:48.123456789Z ")
 MICROSECONDS = len("2026-11-24T13:42:48.123456")
 
 
+SAME_MOMENT = 5.0
+"""Seconds by which our time of a line and the engine's own may differ."""
+CUT_NOTE = b"[workload-runner] Docker dropped part of its copy of this output; lines may be missing or repeated here"
 END_SECONDS = 2.0
 """A stream ends this much before the engine says that its container has ended, at most."""
 
@@ -48,10 +54,19 @@ class Stalled(Exception):
     """The live stream was held up for too long."""
 
 
+class Rotated(Exception):
+    """The engine's copy no longer has its beginning: positions cannot be found in it, only the time `since`."""
+
+    def __init__(self, since: str) -> None:
+        super().__init__(since)
+        self.since = since
+
+
 class Batcher:
     """Collects lines and ships them: at once when none went for LINGER seconds, else after it or when full."""
 
     def __init__(self, writer: LogWriter, full_bytes: int, stdout: Position, stderr: Position) -> None:
+        """`full_bytes` is what is kept while Redis is slow; output before the positions is skipped."""
         self.splitters = {STDOUT: LineSplitter(stdout), STDERR: LineSplitter(stderr)}
         self._writer, self._full_bytes = writer, full_bytes
         self._lines: list[bytes] = []
@@ -130,6 +145,9 @@ class Output:
         self._engine, self._container_id, self._writer = engine, container_id, writer
         self._buffer_bytes = buffer_bytes
         self._attached = attached
+        self._since = ""
+        """Where the engine's copy has lost its beginning: the time from which on it is read, and positions count."""
+        self._note_due = False
         self.last_stderr = b""
 
     async def ship(self, exited: asyncio.Event, look: Callable[[], None]) -> None:
@@ -149,8 +167,12 @@ class Output:
                 logger.info("Container %.12s: Redis is slow, going on from Docker's copy", self._container_id)
             except OutOfStep:
                 logger.info("Container %.12s: Redis has lost its log, writing it again", self._container_id)
+            except Rotated as cut:
+                logger.warning("Container %.12s: Docker has dropped the beginning of its log", self._container_id)
+                self._since, self._note_due = cut.since, True
             except NotFound:
-                await self._writer.close()
+                with contextlib.suppress(Superseded, OutOfStep):
+                    await self._writer.close()
                 return
             except (EngineAway, APIError) as error:
                 logger.info("Container %.12s: its output cannot be read now: %s", self._container_id, error)
@@ -162,12 +184,16 @@ class Output:
         stream, self._attached = self._attached, None
         whole = live or exited.is_set()
         try:
-            stdout, stderr = await self._writer.open()
+            reached = await self._writer.open()
+            if self._note_due:
+                note = b"%s stderr %s" % (stamp(datetime.now(UTC)), CUT_NOTE)
+                await self._writer.append([note], len(note), Position(), Position())
+                reached, self._note_due = replace(reached, stdout=Position(), stderr=Position()), False
             if stream is None:
-                stream = await self._engine.logs(self._container_id, follow=not whole)
-            batcher = Batcher(self._writer, self._buffer_bytes, stdout, stderr)
+                stream = await self._engine.logs(self._container_id, follow=not whole, since=self._since)
+            batcher = Batcher(self._writer, self._buffer_bytes, reached.stdout, reached.stderr)
             shipping = asyncio.create_task(batcher.ship())
-            reading = asyncio.create_task(self._read(stream, batcher, live))
+            reading = asyncio.create_task(self._read(stream, batcher, live, reached))
             try:
                 await asyncio.wait({shipping, reading}, return_when=asyncio.FIRST_COMPLETED)
                 if shipping.done():
@@ -186,16 +212,26 @@ class Output:
             if stream:
                 stream.close()
 
-    async def _read(self, stream: Stream, batcher: Batcher, live: bool) -> None:
+    async def _read(self, stream: Stream, batcher: Batcher, live: bool, reached: Reached) -> None:
         parser = FrameParser()
         take = batcher.take_live if live else batcher.take_stored
+        check = bool(reached.first) and not live and not self._since
         while data := await stream.read():
-            take(parser.feed(data))
+            frames = parser.feed(data)
+            if check and frames:
+                check = False
+                if _moment(frames[0][1][:MICROSECONDS].decode() + "Z") > _moment(reached.first) + SAME_MOMENT:
+                    raise Rotated(reached.last)
+            take(frames)
             try:
                 async with asyncio.timeout(LONGEST_HOLD if live else None):
                     await batcher.room()
             except TimeoutError:
                 raise Stalled from None
+
+
+def _moment(text: str) -> float:
+    return datetime.fromisoformat(text).timestamp()
 
 
 async def _ends(exited: asyncio.Event, look: Callable[[], None]) -> bool:

@@ -20,6 +20,7 @@ from agent.logs import (
     LogWriter,
     OutOfStep,
     Position,
+    Reached,
     Superseded,
     as_stored,
     merge,
@@ -171,7 +172,8 @@ async def test_a_batch_sent_again_because_its_answer_was_lost_is_written_once(
         await each.append([b"a", b"b"], 2, Position(2, 0), Position())
     await twin.append([b"c"], 1, Position(2, 1), Position(0, 4))
     assert log(redis_client) == [b"a", b"b", b"c"]
-    assert await make_writer().open() == (Position(2, 1), Position(0, 4))
+    reached = await make_writer().open()
+    assert (reached.stdout, reached.stderr) == (Position(2, 1), Position(0, 4))
 
 
 async def test_an_emptied_redis_is_noticed(make_writer: Callable[..., LogWriter], redis_client: redis.Redis) -> None:
@@ -183,7 +185,7 @@ async def test_an_emptied_redis_is_noticed(make_writer: Callable[..., LogWriter]
         await writer.append([b"b"], 1, Position(2), Position())
     with pytest.raises(OutOfStep):
         await writer.close()
-    assert await writer.open() == (Position(), Position())
+    assert await writer.open() == Reached("", "", Position(), Position())
     await writer.append([b"a", b"b"], 2, Position(2), Position())
     assert log(redis_client) == [b"a", b"b"]
 

@@ -3,6 +3,7 @@
 import subprocess
 import sys
 import time
+import uuid
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,8 +11,10 @@ import docker
 import pytest
 import redis
 
-from agent.protocol import AttemptFinished, AttemptRunning, HeldAttempt, Hello
-from tests.agent.harness import AgentProcess, wait_for
+from agent.containers import container_name, container_settings
+from agent.protocol import AttemptFinished, AttemptRunning, HeldAttempt, Hello, StartAttempt
+from agent.state import Record, State
+from tests.agent.harness import MB, AgentProcess, wait_for
 from tests.parts import free_port, start_redis
 
 pytestmark = pytest.mark.docker
@@ -141,17 +144,54 @@ def test_a_leftover_of_a_reported_attempt_is_removed(
 def test_a_container_created_and_not_started_is_started_by_the_next_agent(
     agent: AgentProcess, test_image: str, docker_client: docker.DockerClient
 ) -> None:
-    agent.kill()
-    start = agent.run(test_image, ["echo", "late"])
-    labels = {
-        "workload-runner.executor": agent.id,
-        "workload-runner.job": start.job_id,
-        "workload-runner.attempt": "1",
-    }
-    docker_client.containers.create(test_image, ["echo", "late"], labels=labels, name=f"job-{start.job_id}-1")
+    start = accept_without_starting(agent, test_image, docker_client, "echo late")
     agent.start()
     assert agent.finished(start).reason == "completed"
     assert agent.texts(start) == ["late"]
+    assert "left-over" not in agent.log
+
+
+def accept_without_starting(
+    agent: AgentProcess, image: str, engine: docker.DockerClient, script: str, log_size: str = "1m"
+) -> StartAttempt:
+    """What an agent leaves that is killed between creating a container and starting it."""
+    agent.kill()
+    agent.seq += 1
+    start = StartAttempt(
+        seq=agent.seq,
+        job_id=str(uuid.uuid4()),
+        attempt=1,
+        image=image,
+        command=[],
+        cpu_millicores=500,
+        memory_bytes=64 * MB,
+        timeout_seconds=120,
+    )
+    settings = container_settings(start, executor_id=agent.id, gpu_uuids=[], pids_limit=100)
+    settings["Cmd"] = ["sh", "-c", script]
+    settings["HostConfig"]["LogConfig"]["Config"]["max-size"] = log_size
+    engine.api.create_container_from_config(settings, container_name(start))
+    state = State(agent.directory / "state", "test")
+    state.save(Record(start))
+    state.close()
+    return start
+
+
+def test_a_log_whose_beginning_docker_dropped_says_so_and_goes_on(
+    agent: AgentProcess, test_image: str, docker_client: docker.DockerClient
+) -> None:
+    script = "echo first; sleep 6; seq 1 3000; sleep 3; seq 3001 3100; sleep 4; seq 3101 3200"
+    start = accept_without_starting(agent, test_image, docker_client, script, log_size="40k")
+    agent.start()
+    wait_for(lambda: agent.texts(start)[-1:] == ["3000"])
+    agent.kill()
+    time.sleep(3)
+    agent.start()
+    assert agent.finished(start).reason == "completed"
+    texts = agent.texts(start)
+    assert list(dict.fromkeys(texts)) == ["first", *(str(number) for number in range(1, 3201))]
+    assert texts[-200:] == [str(number) for number in range(3001, 3201)] and texts.count("3200") == 1
+    assert ["Docker dropped part" in text for text in agent.texts(start, "stderr")] == [True]
 
 
 def test_an_emptied_redis_is_told_everything_again(agent: AgentProcess, test_image: str) -> None:
