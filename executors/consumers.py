@@ -9,14 +9,13 @@ import asyncio
 import contextlib
 import json
 import logging
-from collections.abc import Callable
 from typing import Any
 
 from channels.db import database_sync_to_async
 from channels.generic.websocket import AsyncWebsocketConsumer
 
 from executors import views
-from executors.hub import Fragments, View, hub
+from executors.hub import Fragments, Gone, View, hub
 from executors.models import Executor
 
 logger = logging.getLogger(__name__)
@@ -25,16 +24,13 @@ LOGIN_REQUIRED = 4401
 NOT_FOUND = 4404
 
 
-class Gone(LookupError):
-    """What the page is about does not exist (any more)."""
-
-
 class LivePage(AsyncWebsocketConsumer):
     """The socket of one open page. A subclass says in `view` what it shows, and may start further tasks in `serve`."""
 
     async def connect(self) -> None:
         self._fragments: Fragments = {}
         self._status: bool | None = None
+        self._gone = False
         self._news = asyncio.Event()
         self._shown = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
@@ -96,6 +92,10 @@ class LivePage(AsyncWebsocketConsumer):
         self._status = connected
         self._news.set()
 
+    def offer_gone(self) -> None:
+        self._gone = True
+        self._news.set()
+
     # --- its task --------------------------------------------------------------------------------------------------
 
     async def _run(self, view: View) -> None:
@@ -111,6 +111,9 @@ class LivePage(AsyncWebsocketConsumer):
         while True:
             await self._news.wait()
             self._news.clear()
+            if self._gone:
+                await self.close(NOT_FOUND)
+                return
             if self._status != told:
                 told = self._status
                 await self.send_json({"live": told})
@@ -130,9 +133,13 @@ class ExecutorList(LivePage):
 class ExecutorDetail(LivePage):
     def view(self) -> View:
         executor_id: str = self.scope["url_route"]["kwargs"]["executor_id"]
-        if not Executor.objects.filter(id=executor_id).exists():
-            raise Gone(executor_id)
-        render: Callable[[], Fragments] = lambda: views.detail_fragments(executor_id)  # noqa: E731
+
+        def render() -> Fragments:
+            try:
+                return views.detail_fragments(executor_id)
+            except Executor.DoesNotExist:
+                raise Gone(executor_id) from None
+
         return View(
             f"executor:{executor_id}", render, lambda change: bool(change.jobs) or executor_id in change.executors
         )

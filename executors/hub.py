@@ -10,12 +10,14 @@ import asyncio
 import json
 import logging
 import random
+import time
 import weakref
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+import django.db
 import redis.asyncio
 from channels.db import database_sync_to_async
 from redis.asyncio.client import PubSub
@@ -30,7 +32,9 @@ logger = logging.getLogger(__name__)
 TICK_SECONDS = 0.15
 """The shortest time between two renderings: a burst of changes costs one."""
 REFRESH_SECONDS = 5.0
-"""How often views are rendered without a change, for what no change tells of: use, heartbeats."""
+"""How often views are rendered without a change, for what no change tells of: use, heartbeats, hints lost."""
+RENDERING_SHARE = 0.25
+"""The part of the time that may go into rendering: with much to render, ticks get longer, not the server slower."""
 RECONNECT_SECONDS = 0.5, 5.0
 """First and longest wait before the next try to reach Redis."""
 
@@ -55,24 +59,30 @@ def any_change(change: Change) -> bool:
 class View:
     """A piece of a page. Two views with the same key show the same, so only one of them is rendered.
 
-    `render` is called in a thread and may use the database and Redis. `refreshes`: also render it every
-    REFRESH_SECONDS.
+    `render` is called in a thread and may use the database and Redis; it raises Gone where there is nothing to show
+    any more. It is called when a change `concerns` the view, and every REFRESH_SECONDS besides.
     """
 
     key: str
     render: Callable[[], Fragments]
     concerns: Callable[[Change], bool] = any_change
-    refreshes: bool = True
+
+
+class Gone(LookupError):
+    """What a page is about does not exist, or not any more."""
 
 
 class Watcher(Protocol):
-    """One open page. Neither call may block."""
+    """One open page. No call may block."""
 
     def offer(self, fragments: Fragments) -> None:
         """These fragments are new."""
 
     def offer_status(self, connected: bool) -> None:
         """Whether changes reach the hub: False while Redis is away."""
+
+    def offer_gone(self) -> None:
+        """There is nothing to show any more."""
 
 
 @dataclass(slots=True)
@@ -255,27 +265,33 @@ class Hub:
         while True:
             await asyncio.sleep(REFRESH_SECONDS)
             for shown in self._shown.values():
-                if shown.view.refreshes:
-                    shown.dirty = True
-                    self._dirty.set()
+                shown.dirty = True
+                self._dirty.set()
 
     async def _tick(self) -> None:
         """The first change after a quiet time shows at once; those of a burst, together, a tick later."""
         while True:
             await self._dirty.wait()
             self._dirty.clear()
+            begun = time.monotonic()
             for shown in [shown for shown in self._shown.values() if shown.dirty]:
                 await self._render(shown)
-            await asyncio.sleep(TICK_SECONDS)
+            await asyncio.sleep(max(TICK_SECONDS, (time.monotonic() - begun) * (1 / RENDERING_SHARE - 1)))
 
     async def _render(self, shown: _Shown) -> None:
         shown.dirty = False
         newcomers, shown.newcomers = shown.newcomers, set()
         try:
             fragments = await database_sync_to_async(shown.view.render)()
-        except Exception:
-            # Whatever it is, a database that is away or a fault in one view, the other views go on.
-            logger.exception("The live view %s could not be rendered", shown.view.key)
+        except Gone:
+            for watcher in shown.watchers:
+                watcher.offer_gone()
+            return
+        except Exception as error:
+            # Whatever it is, a database that is away or a fault in one view: the others go on, and this one is tried
+            # again at the next change or refresh.
+            fault = not isinstance(error, django.db.Error)
+            logger.error("The live view %s could not be rendered: %s", shown.view.key, error, exc_info=fault)
             shown.newcomers |= newcomers
             return
         changed = {name: html for name, html in fragments.items() if shown.fragments.get(name) != html}

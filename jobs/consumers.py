@@ -13,8 +13,8 @@ from urllib.parse import parse_qsl
 
 from executors import broker
 from executors.broker import RedisUnavailable
-from executors.consumers import Gone, LivePage
-from executors.hub import Fragments, View, hub
+from executors.consumers import LivePage
+from executors.hub import Fragments, Gone, View, hub
 from jobs import views
 from jobs.listing import JobFilter
 from jobs.logs import LogPage, read_log_async
@@ -38,7 +38,6 @@ class JobList(LivePage):
             f"jobs{job_filter.query(before=before, after=after)}",
             lambda: views.list_fragments(job_filter, before, after),
             lambda change: bool(change.jobs),
-            refreshes=False,
         )
 
 
@@ -50,13 +49,13 @@ class JobDetail(LivePage):
 
     def view(self) -> View:
         job_id = self._job_id
-        if not Job.objects.filter(id=job_id).exists():
-            raise Gone(str(job_id))
 
         def render() -> Fragments:
-            return views.detail_fragments(job_id)
+            try:
+                return views.detail_fragments(job_id)
+            except Job.DoesNotExist:
+                raise Gone(str(job_id)) from None
 
-        # A job that waits for others to end may have a new reason to wait after any change.
         return View(f"job:{job_id}", render, lambda change: str(job_id) in change.jobs)
 
     async def serve(self) -> None:

@@ -12,6 +12,7 @@ from django.http import Http404, HttpRequest, HttpResponse, JsonResponse, Stream
 from django.shortcuts import get_object_or_404, redirect, render
 from django.template.loader import render_to_string
 from django.views.decorators.http import require_GET, require_http_methods, require_POST
+from django_htmx.middleware import HtmxDetails
 
 from executors import broker
 from executors.broker import RedisUnavailable
@@ -27,6 +28,13 @@ from jobs.models import Attempt, Job
 from jobs.snapshot import why_waiting
 
 EARLIER_LINES = 1000
+
+
+class HtmxRequest(HttpRequest):
+    """A request as django-htmx's middleware leaves it."""
+
+    htmx: HtmxDetails
+
 
 # --- List --------------------------------------------------------------------------------------------------------
 
@@ -47,10 +55,10 @@ def list_fragments(job_filter: JobFilter, before: str = "", after: str = "") -> 
 
 
 @require_GET
-def job_list(request: HttpRequest) -> HttpResponse:
+def job_list(request: HtmxRequest) -> HttpResponse:
     job_filter = JobFilter.from_query(request.GET)
     context = list_context(job_filter, request.GET.get("before", ""), request.GET.get("after", ""))
-    if request.htmx and not request.htmx.history_restore_request:  # type: ignore[attr-defined]
+    if request.htmx and not request.htmx.history_restore_request:
         return render(request, "jobs/_list.html", context)
     context |= {"states": [state.value for state in State], "executors": Executor.objects.only("id", "name")}
     return render(request, "jobs/list.html", context)
@@ -144,14 +152,15 @@ def job_detail(request: HttpRequest, job_id: uuid.UUID) -> HttpResponse:
 
 
 @require_POST
-def abort(request: HttpRequest, job_id: uuid.UUID) -> HttpResponse:
+def abort(request: HtmxRequest, job_id: uuid.UUID) -> HttpResponse:
     try:
         services.abort(job_id)
     except services.JobNotFound as error:
         raise Http404(str(error)) from None
     except services.JobIsFinal as error:
-        messages.info(request, str(error))
-    if request.htmx:  # type: ignore[attr-defined]
+        if not request.htmx:  # there the new head says it
+            messages.info(request, str(error))
+    if request.htmx:
         return render(request, "jobs/_head.html", detail_context(job_id))
     return redirect("jobs:detail", job_id)
 

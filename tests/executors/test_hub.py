@@ -1,7 +1,9 @@
 """The hub with a real Redis: what is rendered how often, who gets it, and what happens when Redis goes away."""
 
 import asyncio
+import itertools
 import json
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import ExitStack
 from pathlib import Path
@@ -12,7 +14,7 @@ from pytest_django import Settings
 
 from executors import broker
 from executors import hub as hub_module
-from executors.hub import Change, Fragments, Hub, View, hub
+from executors.hub import Change, Fragments, Gone, Hub, View, hub
 from tests.parts import free_port, start_redis
 
 pytestmark = pytest.mark.django_db
@@ -24,9 +26,13 @@ class Page:
     def __init__(self) -> None:
         self.offers: list[Fragments] = []
         self.statuses: list[bool] = []
+        self.gone = False
 
     def offer(self, fragments: Fragments) -> None:
         self.offers.append(fragments)
+
+    def offer_gone(self) -> None:
+        self.gone = True
 
     def offer_status(self, connected: bool) -> None:
         self.statuses.append(connected)
@@ -147,6 +153,34 @@ async def test_a_view_that_cannot_be_rendered_does_not_keep_the_others_from_it(
         await until(lambda: subscribed(redis_client))
         broker.publish_changes(jobs=["x"])
         await until(lambda: bad_page.offers == [{"b": "1"}])
+
+
+async def test_a_view_of_what_is_gone_says_so_to_who_looks(live: Hub, redis_client: redis.Redis) -> None:
+    def render() -> Fragments:
+        raise Gone("deleted")
+
+    page = Page()
+    with live.watching(View("v", render), page):
+        await until(lambda: page.gone)
+    assert page.offers == []
+
+
+async def test_a_view_that_is_slow_to_render_leaves_most_of_the_time_to_others(
+    live: Hub, redis_client: redis.Redis
+) -> None:
+    calls: list[float] = []
+
+    def render() -> Fragments:
+        calls.append(time.monotonic())
+        time.sleep(0.2)
+        return {"a": str(len(calls))}
+
+    with live.watching(View("v", render), Page()):
+        await until(lambda: subscribed(redis_client) and calls)
+        while len(calls) < 3:
+            broker.publish_changes(jobs=["x"])
+            await asyncio.sleep(0.01)
+    assert all(later - earlier > 0.7 for earlier, later in itertools.pairwise(calls))
 
 
 async def test_a_hint_that_nobody_understands_renders_everything(live: Hub, redis_client: redis.Redis) -> None:

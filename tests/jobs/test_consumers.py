@@ -307,5 +307,9 @@ async def test_a_job_that_does_not_exist_any_more_does_not_end_the_other_pages(
         await second.receive("html")
         await Job.objects.filter(id=gone.id).adelete()
         broker.publish_changes(jobs=[gone.id])
+        async with asyncio.timeout(10):
+            while (message := await first.socket.receive_output(10))["type"] != "websocket.close":
+                pass
+        assert message["code"] == consumers.NOT_FOUND
         await in_thread(services.abort, stays.id)
         await second.html_with("Aborted")
