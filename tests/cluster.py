@@ -3,6 +3,7 @@
 import json
 import os
 import secrets
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,6 +15,7 @@ from typing import Any, Self, TypeVar
 
 import docker
 import httpx
+import psutil
 import pytest
 import redis
 
@@ -83,25 +85,37 @@ class Cluster:
 
     # --- processes ---------------------------------------------------------------------------------------------
 
-    def start_redis(self) -> None:
-        self.processes["redis"] = start_redis(self.directory, self.redis_port)
+    def start_redis(self, empty: bool = True) -> None:
+        """Redis with what it held when it was last killed, or `empty`."""
+        folder = self.directory / "redis"
+        if empty:
+            shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(exist_ok=True)
+        self.processes["redis"] = start_redis(folder, self.redis_port, "--appendonly", "yes")
 
     def start_web(self) -> None:
         """Returns when the server answers."""
         self._start("web", ["-m", "daphne", "-b", "127.0.0.1", "-p", str(self.web_port), "webapp.asgi:application"])
         wait_for("the web server", lambda: self._answers())
 
-    def start_scheduler(self, name: str = "scheduler") -> None:
-        self._start(name, ["manage.py", "runscheduler"])
+    def start_scheduler(self, name: str = "scheduler", **env: str) -> None:
+        self._start(name, ["manage.py", "runscheduler"], **env)
 
     def start_agent(self, name: str = "a", **env: str) -> str:
         """Starts an agent that has a state folder of its own; returns its executor id when it is online."""
-        agent_name = f"{self.tag}-{name}"
+        self.launch_agent(name, **env)
+        return self.wait_online(name)
+
+    def launch_agent(self, name: str = "a", **env: str) -> None:
+        """As `start_agent`, without waiting."""
         state = self.directory / f"agent-{name}"
-        own = {"AGENT_NAME": agent_name, "AGENT_STATE_DIR": str(state), "LOG_DIR": str(state)}
+        own = {"AGENT_NAME": f"{self.tag}-{name}", "AGENT_STATE_DIR": str(state), "LOG_DIR": str(state)}
         state.mkdir(exist_ok=True)
         self._start(f"agent-{name}", ["-m", "agent"], **own, **env)
-        return wait_for(f"executor {agent_name} to be online", lambda: self._online(agent_name))
+
+    def wait_online(self, name: str = "a") -> str:
+        """The executor id of the agent, when it is online."""
+        return wait_for(f"agent {name} to be online", lambda: self._online(f"{self.tag}-{name}"))
 
     def _start(self, process_name: str, arguments: list[str], **env: str) -> None:
         output = (self.directory / f"{process_name}.out").open("ab")
@@ -123,6 +137,20 @@ class Cluster:
 
     def resume(self, name: str) -> None:
         self.processes[name].send_signal(signal.SIGCONT)
+
+    def wait_end(self, name: str, timeout: float = 20) -> int:
+        """The exit code of a process that ends by itself, or is killed at a crash point."""
+        return self.processes.pop(name).wait(timeout)
+
+    def wait_stopped(self, name: str, timeout: float = 20) -> None:
+        """Until a process has been stopped, at a crash point."""
+        process = psutil.Process(self.processes[name].pid)
+        wait_for(f"{name} to stand still", lambda: process.status() == psutil.STATUS_STOPPED, timeout)
+
+    def manage(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        """Runs a management command to its end."""
+        command = [sys.executable, "manage.py", *arguments]
+        return subprocess.run(command, cwd=ROOT, env=self.env, capture_output=True, text=True, timeout=120)
 
     def output(self, name: str) -> str:
         return (self.directory / f"{name}.out").read_text(errors="replace")

@@ -20,11 +20,12 @@ def free_port() -> int:
         return port
 
 
-def start_redis(directory: Path, port: int) -> subprocess.Popen[bytes]:
-    """A Redis server of our own on loopback, answering when this returns."""
+def start_redis(directory: Path, port: int, *options: str) -> subprocess.Popen[bytes]:
+    """A Redis server of our own on loopback, answering when this returns; it forgets everything when it ends, unless
+    `options` say otherwise."""
     binary = shutil.which("redis-server") or shutil.which("valkey-server")
     assert binary, "The tests need redis-server or valkey-server; script/test installs it."
-    command = [binary, "--port", str(port), "--bind", "127.0.0.1", "--save", "", "--dir", str(directory)]
+    command = [binary, "--port", str(port), "--bind", "127.0.0.1", "--save", "", "--dir", str(directory), *options]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
     deadline = time.monotonic() + 10
     while True:

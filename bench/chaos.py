@@ -1,0 +1,544 @@
+"""A stream of jobs of known output while everything else is killed, paused, partitioned and emptied at random.
+
+    python -m bench.chaos --minutes 10 --seed 1
+
+Real web, two schedulers, Redis and two agents, each agent's way to Redis through a forwarder that can be cut. Two
+threads do harm: one to stores and servers, one to nodes and containers, so faults of the two kinds overlap. The seed
+decides jobs and faults; how they meet is the machine's. At the moment of each fault a small job is submitted: how long
+after the fault's end that job took to its own end is the recovery time.
+
+What is believed is the engine's own event stream, the database read directly, and the logs as they lie in Redis, read
+when a job has ended. Exits with 1 where anything that must be 0 is not; what the processes printed is then kept.
+"""
+
+import argparse
+import contextlib
+import random
+import shutil
+import sqlite3
+import sys
+import tempfile
+import threading
+import time
+import uuid
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import docker
+import httpx
+import redis
+
+from bench.report import percentile, print_conditions, print_table
+from tests.cluster import FINAL, Cluster
+from tests.evidence import Witness, check_lines, numbered
+from tests.parts import make_busybox_image
+from tests.proxy import Proxy
+
+IMAGE = "workload-runner-bench:latest"
+AGENTS, SCHEDULERS = ("a", "b"), ("s1", "s2")
+CORES, MEMORY_GB = 1.0, 1.0
+JOB_MEMORY_GB = 0.0625
+MOST_UNFINISHED = 10
+LONGEST_RECOVERY = 240
+"""Seconds for everything to come to its end after the last fault; the longest delay of a re-queue is 120."""
+PLATFORM = {"executor_lost", "start_refused", "engine_error", "container_gone", "attempt_gone"}
+
+
+@dataclass(slots=True)
+class Submitted:
+    """A job that the API accepted, and how it must end if nothing but the platform's failures hits it."""
+
+    id: str
+    kind: str
+    cores: float
+    lines: int
+    expected: str
+    aborted: bool = False
+
+
+@dataclass(slots=True)
+class Harm:
+    """One fault: when it began and ended, and when the job submitted at its beginning was final."""
+
+    fault: str
+    began: float
+    ended: float = 0
+    recovered: float = 0
+
+
+@dataclass(slots=True)
+class Findings:
+    """What must be 0 at the end: sentences, by what they are about."""
+
+    by_kind: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
+
+    def add(self, kind: str, sentence: str) -> None:
+        self.by_kind[kind].append(sentence)
+
+
+class Chaos:
+    """One run. `states` is the database as last read: (state, reason, exit code, container of the last attempt)."""
+
+    def __init__(self, cluster: Cluster, seed: int) -> None:
+        self.cluster, self.seed = cluster, seed
+        self.jobs: dict[str, Submitted] = {}
+        self.probes: set[str] = set()
+        self.states: dict[str, tuple[str, str, int | None, str]] = {}
+        self.harms: list[Harm] = []
+        self.findings = Findings()
+        self.by_hand: set[str] = set()
+        self.emptied: list[float] = []
+        self.forgotten = self.lines_read = 0
+        self.checked: set[str] = set()
+        self.stopping, self.closing = threading.Event(), threading.Event()
+        self.redis_lock = threading.Lock()
+        self.proxies = {name: Proxy(cluster.redis_port) for name in AGENTS}
+        self.random = random.Random(seed)
+
+    # --- the system ------------------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        self.cluster.start_web()
+        for name in SCHEDULERS:
+            self.cluster.start_scheduler(name)
+        for name in AGENTS:
+            self.start_agent(name)
+        for name in AGENTS:
+            self.cluster.wait_online(name)
+
+    def start_agent(self, name: str) -> None:
+        self.cluster.launch_agent(
+            name,
+            REDIS_URL=self.proxies[name].url,
+            AGENT_CPU_CORES=str(CORES),
+            AGENT_MEMORY_GB=str(MEMORY_GB),
+            AGENT_SAMPLE_INTERVAL="1",
+        )
+
+    # --- jobs ------------------------------------------------------------------------------------------------
+
+    def submit_stream(self) -> None:
+        """Until told to stop: jobs, few enough at a time that most run at once."""
+        while not self.stopping.is_set():
+            unfinished = [job for job in self.jobs.values() if self.state(job.id) not in FINAL]
+            if len(unfinished) < MOST_UNFINISHED:
+                self.submit_one()
+            for job in unfinished:
+                if job.kind == "stubborn" and not job.aborted and self.state(job.id) == "RUNNING":
+                    self.abort(job)
+            self.stopping.wait(0.3 * self.random.random())
+
+    def submit_one(self) -> None:
+        choose = self.random
+        kind = choose.choices(["quick", "steady", "burst", "failing", "stubborn"], [4, 4, 1, 1, 1])[0]
+        lines, pause, then, expected = {
+            "quick": (3, 0.0, "", "SUCCEEDED"),
+            "steady": (choose.randrange(20, 80), 0.05, "", "SUCCEEDED"),
+            "burst": (2000, 0.0, "", "SUCCEEDED"),
+            "failing": (5, 0.0, "exit 3", "FAILED"),
+            "stubborn": (600, 0.1, "", "ABORTED"),
+        }[kind]
+        script = numbered(lines, pause, then)
+        if kind == "stubborn":
+            script = f"trap '' TERM; {script}"
+        cores = choose.choice([0.1, 0.2, 0.3, 0.5])
+        job_id = self.submit("sh", "-c", script, cpu_cores=cores, max_retries=int(kind == "failing"), name=kind)
+        if job_id:
+            self.jobs[job_id] = Submitted(job_id, kind, cores, lines, expected)
+
+    def submit(self, *command: str, **fields: object) -> str:
+        """The id of the accepted job; '' where the web server was not there to accept it."""
+        try:
+            return self.cluster.submit(*command, memory_gb=JOB_MEMORY_GB, **fields)
+        except httpx.TransportError:
+            return ""
+
+    def abort(self, job: Submitted) -> None:
+        with contextlib.suppress(httpx.TransportError):
+            answer = self.cluster.api.delete(f"/jobs/{job.id}")
+            job.aborted = answer.status_code in (200, 202, 409)
+
+    def state(self, job_id: str) -> str:
+        return self.states.get(job_id, ("PENDING", "", None, ""))[0]
+
+    # --- faults ----------------------------------------------------------------------------------------------
+
+    def harm(self, faults: "list[tuple[str, int, Fault]]", choose: random.Random) -> None:
+        """Until told to stop: one fault after the other, with moments of quiet."""
+        while not self.stopping.wait(choose.uniform(0, 3)):
+            name, _, fault = choose.choices(faults, [weight for _, weight, _ in faults])[0]
+            harm = Harm(name, time.monotonic())
+            self.harms.append(harm)
+            prober = threading.Thread(target=self.probe, args=[harm], name=f"probe {name}", daemon=True)
+            prober.start()
+            fault(self, choose)
+            harm.ended = time.monotonic()
+
+    def probe(self, harm: Harm) -> None:
+        """Submit a job now and say when it was final."""
+        job_id = ""
+        while not (job_id or self.closing.is_set()):
+            job_id = self.submit("true", cpu_cores=0.1, priority=100, name="probe")
+            time.sleep(0 if job_id else 0.1)
+        self.probes.add(job_id)
+        while not self.closing.wait(0.02):
+            if self.state(job_id) in FINAL:
+                harm.recovered = time.monotonic()
+                return
+
+    # --- watching --------------------------------------------------------------------------------------------
+
+    def watch(self) -> None:
+        """Until the end: reads the database for what must never be seen, and the logs of jobs that ended."""
+        with contextlib.closing(_open_database(self.cluster)) as database:
+            while not self.closing.wait(0.1):
+                self.read_states(database)
+                self.read_commitments(database)
+                with self.redis_lock, contextlib.suppress(redis.RedisError):
+                    self.check_logs()
+
+    def read_states(self, database: sqlite3.Connection) -> None:
+        for job_id, *now in database.execute(_STATES):
+            name = str(uuid.UUID(job_id))
+            before = self.states.get(name)
+            if before and before[0] in FINAL and before != tuple(now):
+                self.findings.add("final states that changed", f"{name}: {before} became {now}")
+            self.states[name] = (now[0], now[1], now[2], now[3])
+
+    def read_commitments(self, database: sqlite3.Connection) -> None:
+        for executor_id, cpu, memory in database.execute(_COMMITMENTS):
+            if cpu > CORES * 1000 or memory > MEMORY_GB * 1024**3:
+                self.findings.add("over-commit instants", f"database: {executor_id} {cpu} millicores, {memory} bytes")
+
+    def check_logs(self) -> None:
+        """The logs of jobs that ended, once each, when they are complete."""
+        for job_id, job in list(self.jobs.items()):
+            state, _, _, container = self.states.get(job_id, ("", "", None, ""))
+            if job_id in self.checked or state not in FINAL or not container:
+                continue
+            if self.cluster.redis.hget(self.cluster.keys.job_logs_meta(job_id), "complete") != "1":
+                continue
+            log = self.cluster.log(job_id)
+            whole = [container[:12]] if job.expected == state and state != "ABORTED" else []
+            faults = check_lines(log, whole, job.lines)
+            self.lines_read += len(log)
+            self.checked.add(job_id)
+            for kind, count in (("lines missing", faults.missing), ("lines doubled", faults.doubled)):
+                if count:
+                    self.findings.add(f"log {kind}", f"{job_id} ({job.kind}, {state}): {count} {kind}")
+            if faults.foreign:
+                self.findings.add("log lines garbled", f"{job_id}: {faults.foreign[:3]}")
+
+    # --- the end ---------------------------------------------------------------------------------------------
+
+    def settle(self) -> None:
+        """Wait until everything has come to its end, at most LONGEST_RECOVERY seconds."""
+        deadline = time.monotonic() + LONGEST_RECOVERY
+        while time.monotonic() < deadline:
+            ended = all(state[0] in FINAL for state in list(self.states.values()))
+            known = self.jobs.keys() | self.probes <= self.states.keys() | {""}
+            if ended and known and not self.cluster.containers() and not self.unread():
+                break
+            time.sleep(0.2)
+        time.sleep(1)  # the last heartbeats
+
+    def unread(self) -> list[str]:
+        """Jobs whose log must still be in Redis and has not been read."""
+        return [job_id for job_id in self.jobs if job_id not in self.checked and self.log_expected(job_id)]
+
+    def log_expected(self, job_id: str) -> bool:
+        """Not where no container ran, or where Redis was emptied after the job's last line."""
+        state, _, _, container = self.states.get(job_id, ("", "", None, ""))
+        ended = [at for at in (self.died_at(container),) if at]
+        return bool(container and state in FINAL and ended) and not any(at > ended[0] for at in self.emptied)
+
+    def died_at(self, container: str) -> float:
+        return next((m.at / 1e9 for m in self.witness.moments if m.container == container and m.action == "die"), 0)
+
+    witness: Witness
+
+    def judge(self) -> None:
+        """Everything that can be said only at the end."""
+        add = self.findings.add
+        for job_id, job in self.jobs.items():
+            state, reason, code, _ = self.states.get(job_id, ("", "", None, ""))
+            if state not in FINAL:
+                add("jobs lost", f"{job_id} ({job.kind}) is {state or 'unknown'}")
+            elif not self.ended_well(job, state, reason, code):
+                add("jobs that ended wrongly", f"{job_id} ({job.kind}): {state} {reason} {code}")
+            codes = self.witness.exit_codes(job_id)
+            if state == "SUCCEEDED" and 0 not in codes.values():
+                add("ends that differ from the engine's", f"{job_id}: {state}, the engine says {codes}")
+        for name, times in self.witness.starts().items():
+            if times > 1:
+                add("attempts run twice", f"{name} was started {times} times")
+        for unit, requests, capacity in (
+            ("millicores", {j.id: round(j.cores * 1000) for j in self.jobs.values()}, CORES * 1000),
+            ("MB", {j.id: round(JOB_MEMORY_GB * 1024) for j in self.jobs.values()}, MEMORY_GB * 1024),
+        ):
+            for executor_id, most in self.witness.most(requests).items():
+                if most > capacity:
+                    add("over-commit instants", f"node: {executor_id} {most} {unit} of {capacity}")
+        for container in self.cluster.containers():
+            add("containers left", f"{container.name} {container.status}")
+        for job_id in self.unread():
+            add("logs never complete", job_id)
+        self.forgotten = len([1 for i in self.jobs if i not in self.checked and not self.log_expected(i)])
+        for key in _left_over_keys(self.cluster):
+            add("Redis keys left over", key)
+        agreed = self.cluster.manage("checkinvariants")
+        if agreed.returncode:
+            add("what checkinvariants finds", f"{agreed.stdout}{agreed.stderr}")
+
+    def ended_well(self, job: Submitted, state: str, reason: str, code: int | None) -> bool:
+        if state == job.expected or reason in PLATFORM:
+            return True
+        if job.kind == "stubborn":
+            return job.aborted or state == "SUCCEEDED"
+        # Killed by hand while no agent looked: to the engine that is exit code 137 and nothing more.
+        return code == 137 and any(f"job-{job.id}-" in name for name in self.by_hand)
+
+
+_STATES = """
+SELECT j.id, j.state, j.reason, j.exit_code, coalesce(a.container_id, '')
+FROM jobs_job j LEFT JOIN jobs_attempt a ON a.job_id = j.id AND a.number = j.attempt_number
+"""
+_COMMITMENTS = """
+SELECT a.executor_id, sum(j.cpu_millicores), sum(j.memory_bytes)
+FROM jobs_attempt a JOIN jobs_job j ON j.id = a.job_id WHERE a.finished_at IS NULL GROUP BY a.executor_id
+"""
+
+
+def _open_database(cluster: Cluster) -> sqlite3.Connection:
+    path = cluster.directory / "var" / "db.sqlite3"
+    return sqlite3.connect(f"file:{path}?mode=ro", uri=True, isolation_level=None, timeout=30)
+
+
+def _left_over_keys(cluster: Cluster) -> Iterator[str]:
+    """Keys that nobody needs any more: no time limit, and no executor's or the scheduler's own."""
+    keys, executors = cluster.keys, {item["executor_id"] for item in cluster.executors()}
+    own = {keys.events} | {key(i) for i in executors for key in (keys.commands, keys.samples)}
+    for key in cluster.redis.scan_iter(count=1000):
+        if key not in own and cluster.redis.ttl(key) < 0:
+            yield key
+    for key in [keys.events, *map(keys.commands, executors)]:
+        if waiting := cluster.redis.xlen(key):
+            yield f"{key} still has {waiting} entries"
+
+
+# --- Faults ------------------------------------------------------------------------------------------------------
+
+Fault = Callable[[Chaos, random.Random], None]
+
+
+def kill_agent(chaos: Chaos, choose: random.Random) -> None:
+    name = choose.choice(AGENTS)
+    chaos.cluster.kill(f"agent-{name}")
+    time.sleep(choose.choice([0, 0.5, 2]))
+    chaos.start_agent(name)
+
+
+def terminate_agent(chaos: Chaos, choose: random.Random) -> None:
+    name = choose.choice(AGENTS)
+    chaos.cluster.stop(f"agent-{name}")
+    chaos.start_agent(name)
+
+
+def pause_agent(chaos: Chaos, choose: random.Random) -> None:
+    _pause(chaos, f"agent-{choose.choice(AGENTS)}", choose.uniform(0.2, 2))
+
+
+def lose_node(chaos: Chaos, choose: random.Random) -> None:
+    _pause(chaos, f"agent-{choose.choice(AGENTS)}", choose.uniform(4, 6))
+
+
+def partition_agent(chaos: Chaos, choose: random.Random) -> None:
+    proxy = chaos.proxies[choose.choice(AGENTS)]
+    choose.choice([proxy.hang, proxy.cut])()
+    time.sleep(choose.uniform(0.2, 6))
+    proxy.heal()
+
+
+def kill_container(chaos: Chaos, choose: random.Random) -> None:
+    _by_hand(chaos, choose, lambda container: container.kill())
+
+
+def remove_container(chaos: Chaos, choose: random.Random) -> None:
+    _by_hand(chaos, choose, lambda container: container.remove(force=True))
+
+
+def _by_hand(chaos: Chaos, choose: random.Random, act: "Callable[[docker.models.containers.Container], None]") -> None:
+    running = [container for container in chaos.cluster.containers() if container.status == "running"]
+    if running:
+        container = choose.choice(running)
+        chaos.by_hand.add(container.name)
+        with contextlib.suppress(docker.errors.APIError):
+            act(container)
+
+
+def kill_scheduler(chaos: Chaos, choose: random.Random) -> None:
+    name = choose.choice(SCHEDULERS)
+    chaos.cluster.kill(name)
+    time.sleep(choose.choice([0, 1, 4]))
+    chaos.cluster.start_scheduler(name)
+
+
+def terminate_scheduler(chaos: Chaos, choose: random.Random) -> None:
+    name = choose.choice(SCHEDULERS)
+    chaos.cluster.stop(name)
+    chaos.cluster.start_scheduler(name)
+
+
+def pause_scheduler(chaos: Chaos, choose: random.Random) -> None:
+    _pause(chaos, choose.choice(SCHEDULERS), choose.uniform(0.5, 6))
+
+
+def kill_web(chaos: Chaos, choose: random.Random) -> None:
+    chaos.cluster.kill("web")
+    time.sleep(choose.choice([0, 1]))
+    chaos.cluster.start_web()
+
+
+def restart_redis(chaos: Chaos, choose: random.Random) -> None:
+    chaos.cluster.kill("redis")
+    time.sleep(choose.uniform(0, 3))
+    chaos.cluster.start_redis(empty=False)
+
+
+def empty_redis(chaos: Chaos, choose: random.Random) -> None:
+    with chaos.redis_lock:
+        with contextlib.suppress(redis.RedisError):
+            chaos.check_logs()
+        chaos.cluster.kill("redis")
+        chaos.emptied.append(time.time())
+    time.sleep(choose.uniform(0, 2))
+    chaos.cluster.start_redis(empty=True)
+
+
+def pause_redis(chaos: Chaos, choose: random.Random) -> None:
+    _pause(chaos, "redis", choose.uniform(0.5, 4))
+
+
+def _pause(chaos: Chaos, process: str, seconds: float) -> None:
+    chaos.cluster.pause(process)
+    time.sleep(seconds)
+    chaos.cluster.resume(process)
+
+
+NODE_FAULTS: list[tuple[str, int, Fault]] = [
+    ("agent killed", 4, kill_agent),
+    ("agent ended with SIGTERM", 1, terminate_agent),
+    ("agent paused", 2, pause_agent),
+    ("agent paused past three heartbeats", 1, lose_node),
+    ("agent cut off from Redis", 2, partition_agent),
+    ("container killed by hand", 1, kill_container),
+    ("container removed by hand", 1, remove_container),
+]
+SERVER_FAULTS: list[tuple[str, int, Fault]] = [
+    ("scheduler killed", 3, kill_scheduler),
+    ("scheduler ended with SIGTERM", 1, terminate_scheduler),
+    ("scheduler paused", 2, pause_scheduler),
+    ("web killed", 2, kill_web),
+    ("Redis killed, back with its data", 2, restart_redis),
+    ("Redis killed, back empty", 1, empty_redis),
+    ("Redis paused", 2, pause_redis),
+]
+
+
+# --- A run and its report ----------------------------------------------------------------------------------------
+
+MUST_BE_0 = [
+    "jobs lost",
+    "jobs that ended wrongly",
+    "attempts run twice",
+    "over-commit instants",
+    "final states that changed",
+    "ends that differ from the engine's",
+    "log lines missing",
+    "log lines doubled",
+    "log lines garbled",
+    "logs never complete",
+    "containers left",
+    "Redis keys left over",
+    "what checkinvariants finds",
+]
+
+
+def run(cluster: Cluster, seconds: float, seed: int) -> Chaos:
+    """Chaos for this long, then quiet until everything has ended, then the verdict in `findings`."""
+    chaos = Chaos(cluster, seed)
+    with Witness(cluster.engine, f"{cluster.tag}-") as witness:
+        chaos.witness = witness
+        chaos.start()
+        workers = [
+            threading.Thread(target=chaos.submit_stream, name="submit"),
+            threading.Thread(target=chaos.harm, args=[NODE_FAULTS, random.Random(seed + 1)], name="nodes"),
+            threading.Thread(target=chaos.harm, args=[SERVER_FAULTS, random.Random(seed + 2)], name="servers"),
+        ]
+        watcher = threading.Thread(target=chaos.watch, name="watch", daemon=True)
+        for thread in [watcher, *workers]:
+            thread.start()
+        time.sleep(seconds)
+        chaos.stopping.set()
+        for thread in workers:
+            thread.join()
+        chaos.settle()
+        chaos.judge()
+        chaos.closing.set()
+        watcher.join()
+    for proxy in chaos.proxies.values():
+        proxy.close()
+    return chaos
+
+
+def report(chaos: Chaos) -> None:
+    """The tables, and every finding in words."""
+    ended = Counter(f"{state} ({reason})" for state, reason, _, _ in chaos.states.values())
+    rows: list[tuple[str, object]] = [
+        ("jobs accepted", len(chaos.jobs) + len(chaos.probes)),
+        ("jobs final", sum(state[0] in FINAL for state in chaos.states.values())),
+        ("containers started", sum(chaos.witness.starts().values())),
+        ("log lines read and checked", chaos.lines_read),
+        ("logs that went with Redis's memory or never began", chaos.forgotten),
+    ]
+    findings = chaos.findings.by_kind
+    rows += [(f"**{kind}**", f"**{len(findings.get(kind, []))}**") for kind in MUST_BE_0]
+    print_table(("", "count"), rows)
+    print_table(("ended as", "jobs"), ended.most_common())
+    by_fault = defaultdict(list)
+    for harm in chaos.harms:
+        by_fault[harm.fault].append(harm)
+    times = []
+    for fault, harms in sorted(by_fault.items()):
+        took = [max(0.0, harm.recovered - harm.ended) for harm in harms if harm.recovered]
+        figures = (f"{percentile(took, 50):.2f} s", f"{max(took):.2f} s") if took else ("", "")
+        times.append((fault, len(harms), *figures))
+    print_table(("fault", "times", "recovery p50", "max"), times)
+    for kind, sentences in findings.items():
+        for sentence in sentences[:20]:
+            print(f"{kind}: {sentence}")
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--minutes", type=float, default=10, help="how long faults go on (default 10)")
+    parser.add_argument("--seed", type=int, default=1, help="decides jobs and faults (default 1)")
+    arguments = parser.parse_args()
+    engine = docker.from_env()
+    make_busybox_image(engine, IMAGE)
+    folder = Path(tempfile.mkdtemp(prefix="chaos-"))
+    with Cluster(folder, IMAGE, engine, ABORT_GRACE_SECONDS="2") as cluster:
+        chaos = run(cluster, arguments.minutes * 60, arguments.seed)
+    print_conditions("Chaos", engine, minutes=arguments.minutes, seed=arguments.seed, database="SQLite")
+    report(chaos)
+    if chaos.findings.by_kind:
+        print(f"What the processes printed is in {folder}")
+        return 1
+    shutil.rmtree(folder)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

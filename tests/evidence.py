@@ -1,0 +1,138 @@
+"""What is believed of a run: the engine's own record of its containers, and jobs whose every line is known."""
+
+import re
+import threading
+import time
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Self
+
+import docker
+
+LABEL_JOB, LABEL_EXECUTOR = "workload-runner.job", "workload-runner.executor"
+READY_SECONDS = 0.2
+
+
+# --- Containers --------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Moment:
+    """One event of the engine: `action` is create, start, die or destroy; `at` its time in nanoseconds."""
+
+    at: int
+    action: str
+    container: str
+    name: str
+    job_id: str
+    executor_id: str
+    exit_code: int | None
+
+
+class Witness:
+    """Writes down what the engine says happens to the containers of executors whose ids begin with `prefix`."""
+
+    def __init__(self, engine: docker.DockerClient, prefix: str) -> None:
+        self.moments: list[Moment] = []
+        self._prefix = prefix
+        wanted = {"type": "container", "event": ["create", "start", "die", "destroy"], "label": LABEL_EXECUTOR}
+        # Beginning a little earlier makes the engine answer at once, so that nothing from here on is missed.
+        self._events = engine.api.events(filters=wanted, decode=True, since=int(time.time()) - 1)
+        self._thread = threading.Thread(target=self._listen, name="witness", daemon=True)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        time.sleep(READY_SECONDS)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._events.close()
+
+    def _listen(self) -> None:
+        for event in self._events:
+            labels: dict[str, str] = event["Actor"]["Attributes"]
+            if labels[LABEL_EXECUTOR].startswith(self._prefix):
+                code = labels.get("exitCode")
+                self.moments.append(
+                    Moment(
+                        at=event["timeNano"],
+                        action=event["Action"],
+                        container=event["Actor"]["ID"],
+                        name=labels["name"],
+                        job_id=labels[LABEL_JOB],
+                        executor_id=labels[LABEL_EXECUTOR],
+                        exit_code=int(code) if code is not None else None,
+                    )
+                )
+
+    def starts(self, job_id: str = "") -> Counter[str]:
+        """How often each container name (of one job) was started."""
+        return Counter(m.name for m in list(self.moments) if m.action == "start" and job_id in ("", m.job_id))
+
+    def exit_codes(self, job_id: str) -> dict[str, int | None]:
+        """The exit code of each container of the job that ended, by name."""
+        return {m.name: m.exit_code for m in list(self.moments) if m.action == "die" and m.job_id == job_id}
+
+    def most(self, requests: dict[str, int]) -> dict[str, int]:
+        """The largest sum of `requests` (by job id) that ran at the same instant on each executor."""
+        running: dict[str, dict[str, int]] = defaultdict(dict)
+        most: dict[str, int] = defaultdict(int)
+        for moment in sorted(self.moments, key=lambda m: m.at):
+            held = running[moment.executor_id]
+            if moment.action == "start":
+                held[moment.container] = requests.get(moment.job_id, 0)
+                most[moment.executor_id] = max(most[moment.executor_id], sum(held.values()))
+            elif moment.action == "die":
+                held.pop(moment.container, None)
+        return dict(most)
+
+
+# --- Lines -------------------------------------------------------------------------------------------------------
+
+_LINE = re.compile(r"^\S+ (stdout|stderr) ([0-9a-f]{12}) (\d+)$")
+
+
+def numbered(lines: int, pause: float = 0.05, then: str = "") -> str:
+    """A shell script that prints numbered lines on both streams, each with the container's short id, then `then`."""
+    wait = f"sleep {pause};" if pause else ""
+    loop = f'i=0; while [ $i -lt {lines} ]; do echo "$HOSTNAME $i"; echo "$HOSTNAME $i" >&2; {wait} i=$((i+1)); done'
+    return f"{loop}; {then}" if then else loop
+
+
+@dataclass(slots=True)
+class LogFaults:
+    """What is wrong with a log; nothing where it is exact."""
+
+    missing: int = 0
+    doubled: int = 0
+    foreign: list[str] = field(default_factory=list)
+
+    def __bool__(self) -> bool:
+        return bool(self.missing or self.doubled or self.foreign)
+
+
+def check_lines(log: Sequence[str], whole: Iterable[str], lines: int) -> LogFaults:
+    """What a log of `numbered` lines, as it lies in Redis, lacks or has twice.
+
+    Of each container the lines of each stream must begin at 0 and go up by one; of the containers in `whole` (short
+    ids) all must be there. A line out of order counts as missing where it should be and doubled where it is.
+    """
+    faults = LogFaults()
+    seen: dict[tuple[str, str], int] = {(container, stream): 0 for container in whole for stream in _STREAMS}
+    for line in log:
+        found = _LINE.match(line)
+        if not found:
+            faults.foreign.append(line)
+            continue
+        stream, container, number = found[1], found[2], int(found[3])
+        expected = seen.get((container, stream), 0)
+        faults.missing += max(0, number - expected)
+        faults.doubled += number < expected
+        seen[container, stream] = max(expected, number + 1)
+    for container in whole:
+        faults.missing += sum(lines - seen[container, stream] for stream in _STREAMS)
+    return faults
+
+
+_STREAMS = ("stdout", "stderr")
