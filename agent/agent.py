@@ -56,6 +56,8 @@ class Agent:
         self._held: dict[tuple[str, int], Attempt] = {}
         self._finished: deque[AttemptFinished] = deque(maxlen=FINISHED_KEPT)
         self._tasks: set[asyncio.Task[None]] = set()
+        self._leaving: set[asyncio.Task[None]] = set()
+        """Those of `_tasks` whose attempt has ended and only needs its container removed."""
         self._docker_version = ""
         self._stream_problem = "Docker has not answered yet."
         self._ping_problem = ""
@@ -90,6 +92,8 @@ class Agent:
         for task in others:
             task.cancel()
         await asyncio.sleep(2 * LINGER)
+        if self._leaving and self._link.connected and not self._problem:
+            await asyncio.wait(set(self._leaving), timeout=FLUSH_SECONDS)
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*others, *self._tasks, return_exceptions=True)
@@ -106,6 +110,7 @@ class Agent:
 
     def _done(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
+        self._leaving.discard(task)
         if not task.cancelled() and task.exception():
             logger.error("%s failed", task.get_name(), exc_info=task.exception())
 
@@ -185,6 +190,9 @@ class Agent:
         del self._held[event.job_id, event.attempt]
         logger.info("Finished %s: %s. %s", attempt, event.reason, event.message)
         self._finished.append(event)
+        task = asyncio.current_task()
+        if task is not None and task in self._tasks:
+            self._leaving.add(task)
         return self._link.send(event)
 
     def _say_hello(self, again: bool = False) -> None:

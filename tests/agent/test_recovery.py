@@ -95,6 +95,16 @@ def test_a_terminated_agent_leaves_its_containers_running(
     assert_exact(agent, start, 60)
 
 
+def test_a_terminated_agent_first_removes_the_containers_of_what_it_reported(
+    agent: AgentProcess, test_image: str, docker_client: docker.DockerClient
+) -> None:
+    starts = [agent.run(test_image, ["true"], cpu_millicores=100) for _ in range(5)]
+    for start in starts:
+        agent.finished(start)
+    assert agent.terminate() == 0
+    assert not agent.containers(docker_client)
+
+
 def test_a_time_out_and_a_stop_hold_across_a_restart(agent: AgentProcess, test_image: str) -> None:
     late = agent.run(test_image, ["sleep", "60"], timeout_seconds=3)
     stopped = agent.run(test_image, ["sh", "-c", "trap '' TERM; while :; do sleep 0.1; done"])
