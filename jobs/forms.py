@@ -83,7 +83,10 @@ class JobForm(forms.Form):
 
     def _value(self, name: str, text: str) -> Any:
         if name in NUMBERS:
-            return _number(text)
+            number = _number(text)
+            if number is None:
+                self.add_error(name, "Must be a number, such as 2 or 0.5.")
+            return number
         if name in NAMED_TEXTS:
             return self._named_texts(name, text)
         return text
@@ -119,13 +122,13 @@ class JobForm(forms.Form):
         return any((self[name].value() or "") != (self.fields[name].initial or "") for name in ADVANCED)
 
 
-def _number(text: str) -> Any:
-    """The number that was typed; text that is none is left for the check to refuse."""
-    text = text.strip().replace(",", ".")
+def _number(text: str) -> float | int | None:
+    """The number that was typed, with a decimal point or comma; None where it is none."""
     try:
-        return json.loads(text)
+        number = json.loads(text.strip().replace(",", "."))
     except ValueError:
-        return text
+        return None
+    return number if isinstance(number, int | float) and not isinstance(number, bool) else None
 
 
 def initial_from(job: Job) -> dict[str, str]:
