@@ -130,6 +130,48 @@ class Attempt(models.Model):
         return f"job-{self.job_id}-{self.number}"
 
 
+class LogArchive(models.Model):
+    """How far a job's log has come in the archive. The truth about it: what Redis says of it is a copy.
+
+    Every change asks for the `lines` it was decided by, so that of two who archive the same lines one changes nothing.
+    """
+
+    job = models.OneToOneField(Job, primary_key=True, on_delete=models.CASCADE, related_name="log_archive")
+    lines = models.PositiveBigIntegerField(default=0, help_text="Archived since the log began: the next line's number.")
+    kept_bytes = models.PositiveBigIntegerField(default=0, help_text="Of text, uncompressed, without what was cut.")
+    begins = models.JSONField(default=dict, help_text="The number of each attempt's first line, by attempt.")
+    complete = models.BooleanField(default=False, help_text="The job's last attempt ended, and all of it is here.")
+
+    def __str__(self) -> str:
+        return f"log of {self.job_id}: {self.lines} lines"
+
+
+class LogChunk(models.Model):
+    """Consecutive lines of a job's log in one file of the archive, or, without a name, lines that are missing.
+
+    The chunks of a job follow each other without a hole from line 0 to `LogArchive.lines`.
+    """
+
+    job = models.ForeignKey(Job, on_delete=models.CASCADE, related_name="log_chunks", db_index=False)
+    first = models.PositiveBigIntegerField(help_text="The number of its first line.")
+    count = models.PositiveBigIntegerField(help_text="Of lines.")
+    bytes = models.PositiveBigIntegerField(help_text="Of text, uncompressed, line ends included.")
+    name = models.CharField(max_length=120, blank=True, help_text="In the archive; '' for lines that are missing.")
+    began = models.CharField(max_length=27, blank=True, help_text="The time of its first line, as the line has it.")
+
+    class Meta:
+        ordering = ["job", "first"]
+        constraints = [models.UniqueConstraint(fields=["job", "first"], name="log_chunk_once")]
+
+    def __str__(self) -> str:
+        return self.name or f"{self.count} missing lines of {self.job_id}"
+
+    @property
+    def end(self) -> int:
+        """The number of the line after its last."""
+        return self.first + self.count
+
+
 class SchedulerLease(models.Model):
     """The one row (id 1) that says which scheduler leads, until when, and its term.
 

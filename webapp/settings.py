@@ -2,6 +2,7 @@
 
 import os
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote
 
 import dj_database_url
@@ -27,6 +28,26 @@ def env_seconds(name: str, default: float) -> float:
     if not 0 < seconds < float("inf"):
         raise ImproperlyConfigured(f"{name} must be a positive number of seconds, not {text!r}.")
     return seconds
+
+
+def env_days(name: str) -> int:
+    """A whole number of days, 0 by default; raises ImproperlyConfigured for anything else."""
+    text = os.environ.get(name, "0")
+    if not text.isdecimal() or int(text) > 100_000:
+        raise ImproperlyConfigured(f"{name} must be a whole number of days, 0 for ever, not {text!r}.")
+    return int(text)
+
+
+def env_megabytes(name: str, default: float) -> int:
+    """A size in MB of 1024² bytes, at least 0.1, as bytes; raises ImproperlyConfigured for anything else."""
+    text = os.environ.get(name, str(default))
+    try:
+        size = float(text)
+    except ValueError:
+        size = 0
+    if not 0.1 <= size < 1e9:
+        raise ImproperlyConfigured(f"{name} must be a size in MB, at least 0.1, not {text!r}.")
+    return int(size * 1024**2)
 
 
 def env_port(name: str, default: int) -> int:
@@ -91,6 +112,38 @@ ABORT_GRACE_SECONDS = int(env_seconds("ABORT_GRACE_SECONDS", 10))
 PLACEMENT_STRATEGY = env_choice("PLACEMENT_STRATEGY", "first-fit", "best-fit", "spread")
 """`jobs/scheduling/placement.py` says what each does."""
 LOG_DIR = Path(os.environ.get("LOG_DIR", BASE_DIR))
+
+# --- Logs and what is kept ---------------------------------------------------------------------------------------
+
+LOG_RETENTION_SECONDS = int(env_seconds("LOG_RETENTION_SECONDS", 3600))
+"""How long Redis keeps a log after its job's end, when all of it is archived."""
+LOG_ARCHIVE_LIMIT_BYTES = env_megabytes("LOG_ARCHIVE_LIMIT_MB", 1024)
+"""Of one job's log, uncompressed; of a longer one the middle is cut."""
+JOB_RETENTION_DAYS = env_days("JOB_RETENTION_DAYS")
+"""Finished jobs are deleted after it, with attempts and logs; 0 keeps them for ever."""
+
+
+def archive_storage() -> dict[str, Any]:
+    """A folder, or a bucket of S3 or what speaks like it. Credentials: AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or
+    whatever else boto3 finds."""
+    bucket = os.environ.get("ARCHIVE_BUCKET")
+    if not bucket:
+        folder = Path(os.environ.get("ARCHIVE_DIR", VAR_DIR / "archive"))
+        return {"BACKEND": "django.core.files.storage.FileSystemStorage", "OPTIONS": {"location": folder}}
+    options = {
+        "bucket_name": bucket,
+        "endpoint_url": os.environ.get("ARCHIVE_ENDPOINT_URL") or None,
+        "region_name": os.environ.get("ARCHIVE_REGION") or None,
+        "location": os.environ.get("ARCHIVE_PREFIX", ""),
+    }
+    return {"BACKEND": "storages.backends.s3.S3Storage", "OPTIONS": options}
+
+
+STORAGES = {
+    "default": {"BACKEND": "django.core.files.storage.FileSystemStorage"},
+    "staticfiles": {"BACKEND": "django.contrib.staticfiles.storage.StaticFilesStorage"},
+    "archive": archive_storage(),
+}
 
 # --- Who may come in ---------------------------------------------------------------------------------------------
 
