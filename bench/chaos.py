@@ -154,6 +154,9 @@ class Chaos:
             return self.cluster.submit(*command, memory_gb=JOB_MEMORY_GB, **fields)
         except httpx.TransportError:
             return ""
+        except AssertionError as refused:
+            self.findings.add("submissions answered with an error", str(refused).splitlines()[0][:300])
+            return ""
 
     def abort(self, job: Submitted) -> None:
         with contextlib.suppress(httpx.TransportError):
@@ -262,25 +265,12 @@ class Chaos:
     def judge(self) -> None:
         """Everything that can be said only at the end."""
         add = self.findings.add
-        for job_id, job in self.jobs.items():
-            state, reason, code, _ = self.states.get(job_id, ("", "", None, ""))
-            if state not in FINAL:
-                add("jobs lost", f"{job_id} ({job.kind}) is {state or 'unknown'}")
-            elif not self.ended_well(job, state, reason, code):
-                add("jobs that ended wrongly", f"{job_id} ({job.kind}): {state} {reason} {code}")
-            codes = self.witness.exit_codes(job_id)
-            if state == "SUCCEEDED" and 0 not in codes.values():
-                add("ends that differ from the engine's", f"{job_id}: {state}, the engine says {codes}")
+        for job in self.jobs.values():
+            self.judge_job(job)
         for name, times in self.witness.starts().items():
             if times > 1:
                 add("attempts run twice", f"{name} was started {times} times")
-        for unit, requests, capacity in (
-            ("millicores", {j.id: round(j.cores * 1000) for j in self.jobs.values()}, CORES * 1000),
-            ("MB", {j.id: round(JOB_MEMORY_GB * 1024) for j in self.jobs.values()}, MEMORY_GB * 1024),
-        ):
-            for executor_id, most in self.witness.most(requests).items():
-                if most > capacity:
-                    add("over-commit instants", f"node: {executor_id} {most} {unit} of {capacity}")
+        self.judge_loads()
         for container in self.cluster.containers():
             add("containers left", f"{container.name} {container.status}")
         for job_id in self.unread():
@@ -291,6 +281,26 @@ class Chaos:
         agreed = self.cluster.manage("checkinvariants")
         if agreed.returncode:
             add("what checkinvariants finds", f"{agreed.stdout}{agreed.stderr}")
+
+    def judge_job(self, job: Submitted) -> None:
+        state, reason, code, _ = self.states.get(job.id, ("", "", None, ""))
+        if state not in FINAL:
+            self.findings.add("jobs lost", f"{job.id} ({job.kind}) is {state or 'unknown'}")
+        elif not self.ended_well(job, state, reason, code):
+            self.findings.add("jobs that ended wrongly", f"{job.id} ({job.kind}): {state} {reason} {code}")
+        codes = self.witness.exit_codes(job.id)
+        if state == "SUCCEEDED" and 0 not in codes.values():
+            self.findings.add("ends that differ from the engine's", f"{job.id}: {state}, the engine says {codes}")
+
+    def judge_loads(self) -> None:
+        jobs = self.jobs.values()
+        for unit, requests, capacity in (
+            ("millicores", {job.id: round(job.cores * 1000) for job in jobs}, CORES * 1000),
+            ("MB", {job.id: round(JOB_MEMORY_GB * 1024) for job in jobs}, MEMORY_GB * 1024),
+        ):
+            for executor_id, most in self.witness.most(requests).items():
+                if most > capacity:
+                    self.findings.add("over-commit instants", f"node: {executor_id} {most} {unit} of {capacity}")
 
     def ended_well(self, job: Submitted, state: str, reason: str, code: int | None) -> bool:
         if state == job.expected or reason in PLATFORM:
@@ -450,6 +460,7 @@ SERVER_FAULTS: list[tuple[str, int, Fault]] = [
 # --- A run and its report ----------------------------------------------------------------------------------------
 
 MUST_BE_0 = [
+    "submissions answered with an error",
     "jobs lost",
     "jobs that ended wrongly",
     "attempts run twice",
