@@ -66,6 +66,7 @@ class JobSummary(Schema):
     labels: dict[str, str]
     timeout_seconds: int
     max_retries: int
+    at_most_once: bool
     priority: int
     owner: str | None
     executor: ExecutorName | None = Field(description="Where the current attempt runs or ran.")
@@ -147,6 +148,7 @@ def summary(job: Job) -> dict[str, Any]:
         "labels": job.labels,
         "timeout_seconds": job.timeout_seconds,
         "max_retries": job.max_retries,
+        "at_most_once": job.at_most_once,
         "priority": job.priority,
         "owner": job.owner.get_username() if job.owner else None,
         "executor": {"executor_id": job.executor.id, "name": job.executor.name} if job.executor else None,

@@ -13,7 +13,7 @@ from jobs.submission import InvalidSubmission, JobSubmission, parse_submission
 
 NUMBERS = {"cpu_cores", "memory_gb", "gpu_count", "timeout_seconds", "max_retries", "priority"}
 NAMED_TEXTS = {"env": "NAME=value", "labels": "name=value"}
-ADVANCED = ("env", "working_dir", "timeout_seconds", "max_retries", "priority", "labels")
+ADVANCED = ("env", "working_dir", "timeout_seconds", "max_retries", "at_most_once", "priority", "labels")
 
 
 def _text(label: str | None = None, rows: int = 0, initial: str = "", help_text: str = "") -> forms.CharField:
@@ -41,6 +41,11 @@ class JobForm(forms.Form):
     working_dir = _text("Working directory", help_text="Absolute, in the container.")
     timeout_seconds = _text("Time-out in seconds", initial="3600", help_text="Stopped after that long.")
     max_retries = _text("Retries", initial="0", help_text="Tries after a failure of its own.")
+    at_most_once = forms.BooleanField(
+        label="Run at most once",
+        required=False,
+        help_text="If its executor is lost, it fails instead of running again. Needs 0 retries.",
+    )
     priority = _text(initial="0", help_text="Higher goes first.")
     labels = _text("Executor labels", rows=2, help_text="Only executors with these: one name=value a line.")
 
@@ -71,7 +76,9 @@ class JobForm(forms.Form):
         typed = super().clean() or {}
         raw: dict[str, Any] = {}
         for name, text in list(typed.items()):
-            if text.strip():
+            if isinstance(text, bool):
+                raw[name] = text
+            elif text.strip():
                 raw[name] = self._value(name, text.replace("\r\n", "\n"))
         try:
             self.submission = parse_submission(raw)
@@ -131,7 +138,7 @@ def _number(text: str) -> float | int | None:
     return number if isinstance(number, int | float) and not isinstance(number, bool) else None
 
 
-def initial_from(job: Job) -> dict[str, str]:
+def initial_from(job: Job) -> dict[str, str | bool]:
     """What the form shows for a clone of this job; what looks secret as MASK."""
     return {
         "docker_image": job.image,
@@ -145,6 +152,7 @@ def initial_from(job: Job) -> dict[str, str]:
         "working_dir": job.working_dir,
         "timeout_seconds": str(job.timeout_seconds),
         "max_retries": str(job.max_retries),
+        "at_most_once": job.at_most_once,
         "priority": str(job.priority),
         "labels": _lines(job.labels),
     }

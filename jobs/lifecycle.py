@@ -105,6 +105,9 @@ PLATFORM = frozenset(
 )
 """Failures that are not the job's: re-queued up to PLATFORM_LIMIT times, on another executor where there is one."""
 
+NEVER_RAN = frozenset({EndReason.START_REFUSED, EndReason.IMAGE_PULL_FAILED})
+"""Failures of the platform after which it is certain that nothing of the job has run."""
+
 PLATFORM_LIMIT = 5
 PLATFORM_DELAYS = (0, 5, 15, 45, 120)
 """Seconds to wait before the n-th re-queue for a platform failure."""
@@ -112,12 +115,13 @@ PLATFORM_DELAYS = (0, 5, 15, 45, 120)
 
 @dataclass(frozen=True, slots=True)
 class Budget:
-    """What a job may still spend when an attempt ends."""
+    """What a job may still spend when an attempt ends. `at_most_once`: nothing that may have run is tried again."""
 
     max_retries: int
     retries_used: int
     platform_failures: int
     abort_requested: bool
+    at_most_once: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,6 +159,10 @@ def judge(reason: EndReason, exit_code: int | None, message: str, budget: Budget
     if budget.abort_requested:
         text = f"Aborted; its last attempt had ended: {sentence}"
         return Verdict(State.FAILED, Trigger.ABORT, EndReason.ABORTED_BY_USER, text, retries, platform)
+    if budget.at_most_once and reason not in NEVER_RAN:
+        if reason in PLATFORM:
+            sentence = f"{sentence} It may have run, and may run at most once: it is not tried again."
+        return Verdict(State.FAILED, Trigger.FAIL, reason, sentence, retries, platform)
     if reason in PLATFORM:
         if platform < PLATFORM_LIMIT:
             delay = PLATFORM_DELAYS[min(platform, len(PLATFORM_DELAYS) - 1)]

@@ -43,6 +43,7 @@ class Job(models.Model):
     shape = models.CharField(max_length=64, editable=False, help_text="Digest of what placement compares.")
     timeout_seconds = models.PositiveIntegerField(default=3600)
     max_retries = models.PositiveSmallIntegerField(default=0)
+    at_most_once = models.BooleanField(default=False, help_text="Fails rather than run again what may have run.")
     priority = models.SmallIntegerField(default=0, help_text="Higher goes first.")
 
     state = models.CharField(max_length=16, choices=STATE_CHOICES, default=State.PENDING.value)

@@ -101,6 +101,12 @@ def _whole_number(value: object) -> int:
     return int(number)
 
 
+def _yes_or_no(value: object) -> bool:
+    if not isinstance(value, bool):
+        raise ValueError(f"Must be true or false, not {_shown(value)}.")
+    return value
+
+
 def _argv(value: object) -> list[str]:
     """A command as a list of strings; a plain string is split as a shell would split it."""
     if isinstance(value, str):
@@ -241,6 +247,10 @@ class JobSubmission(BaseModel):
     max_retries: Annotated[int, BeforeValidator(_whole_number)] = Field(
         default=0, ge=0, le=100, description="Further tries after the job's own failure: exit code, memory, time-out."
     )
+    at_most_once: Annotated[bool, BeforeValidator(_yes_or_no)] = Field(
+        default=False,
+        description="Where the platform fails and the job may have run, it fails too instead of running again.",
+    )
     priority: Annotated[int, BeforeValidator(_whole_number)] = Field(
         default=0, ge=-1000, le=1000, description="Higher goes first."
     )
@@ -260,6 +270,13 @@ class JobSubmission(BaseModel):
         if count == 0 and wants_gpu:
             raise ValueError("Is 0 although gpu_type asks for a GPU: leave out gpu_type, or ask for 1 or more.")
         return count if count is not None else int(wants_gpu)
+
+    @field_validator("at_most_once")
+    @classmethod
+    def _at_most_once_leaves_no_retries(cls, value: bool, info: ValidationInfo) -> bool:
+        if value and info.data.get("max_retries"):
+            raise ValueError("Forbids what max_retries asks for: leave out one of the two.")
+        return value
 
     def job_fields(self) -> dict[str, Any]:
         """The columns of `Job` in its own units: millicores, bytes, gpu_type '' for none. 0.5 cores are 500."""
@@ -281,6 +298,7 @@ class JobSubmission(BaseModel):
             "working_dir": self.working_dir,
             "timeout_seconds": self.timeout_seconds,
             "max_retries": self.max_retries,
+            "at_most_once": self.at_most_once,
             "priority": self.priority,
         }
 

@@ -186,7 +186,13 @@ class Ledger:
         self, attempt: Attempt, reason: EndReason, exit_code: int | None, message: str, finished_at: datetime | None
     ) -> None:
         job = attempt.job
-        budget = Budget(job.max_retries, job.retries_used, job.platform_failures, job.abort_requested_at is not None)
+        budget = Budget(
+            max_retries=job.max_retries,
+            retries_used=job.retries_used,
+            platform_failures=job.platform_failures,
+            abort_requested=job.abort_requested_at is not None,
+            at_most_once=job.at_most_once,
+        )
         verdict = lifecycle.judge(reason, exit_code, message, budget)
         after = lifecycle.next_state(State(job.state), verdict.trigger)
         ended_at = finished_at or self.now

@@ -46,6 +46,21 @@ def test_what_is_typed_becomes_the_submission_that_the_api_would_make() -> None:
     assert fields["labels"] == {"zone": "a"}
 
 
+@pytest.mark.django_db
+def test_at_most_once_is_a_box_to_tick_and_agrees_with_the_retries() -> None:
+    form = JobForm(typed(at_most_once="on"))
+    assert form.is_valid() and form.advanced_is_open
+    assert form.submission.job_fields()["at_most_once"] is True
+    unticked = JobForm(typed(timeout_seconds="3600", max_retries="0", priority="0"))
+    assert unticked.is_valid() and not unticked.advanced_is_open
+    assert unticked.submission.job_fields()["at_most_once"] is False
+    assert errors(JobForm(typed(at_most_once="on", max_retries="2"))) == {
+        "at_most_once": ["Forbids what max_retries asks for: leave out one of the two."]
+    }
+    clone = JobForm(source=make_job(at_most_once=True))
+    assert "checked" in str(clone["at_most_once"]) and clone.advanced_is_open
+
+
 def test_fields_left_empty_take_the_defaults_of_the_api() -> None:
     form = JobForm({"docker_image": "alpine"})
     assert form.is_valid(), form.errors

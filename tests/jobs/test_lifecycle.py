@@ -5,6 +5,7 @@ from hypothesis import strategies as st
 from jobs.lifecycle import (
     FINAL,
     LIVE,
+    NEVER_RAN,
     PLATFORM,
     PLATFORM_DELAYS,
     PLATFORM_LIMIT,
@@ -50,7 +51,7 @@ def test_every_reason_has_a_sentence(reason: EndReason) -> None:
 @given(
     reason=st.sampled_from(list(EndReason)),
     exit_code=st.none() | st.integers(0, 255),
-    budget=st.builds(Budget, st.integers(0, 5), st.integers(0, 5), st.integers(0, 6), st.booleans()),
+    budget=st.builds(Budget, st.integers(0, 5), st.integers(0, 5), st.integers(0, 6), st.booleans(), st.booleans()),
     state=st.sampled_from(sorted(LIVE)),
 )
 def test_the_end_of_an_attempt_always_leads_somewhere_the_table_allows(
@@ -61,7 +62,7 @@ def test_the_end_of_an_attempt_always_leads_somewhere_the_table_allows(
     assert verdict.attempt_state in FINAL
     assert after in FINAL or after is State.PENDING
     assert verdict.sentence
-    if budget.abort_requested:
+    if budget.abort_requested or (budget.at_most_once and reason not in NEVER_RAN):
         assert after in FINAL
 
 
@@ -103,3 +104,17 @@ def test_a_job_that_ended_well_while_its_abort_was_on_the_way_has_succeeded() ->
 def test_a_container_stopped_by_hand_on_the_node_is_the_platforms_failure() -> None:
     verdict = judge(EndReason.STOPPED, 137, "", FRESH)
     assert (verdict.trigger, verdict.reason) == (Trigger.REQUEUE, EndReason.CONTAINER_GONE)
+
+
+@pytest.mark.parametrize("reason", sorted((PLATFORM | RETRYABLE | {EndReason.STOPPED}) - NEVER_RAN))
+def test_a_job_that_may_run_at_most_once_fails_where_it_may_have_run(reason: EndReason) -> None:
+    verdict = judge(reason, None, "", Budget(3, 0, 0, abort_requested=False, at_most_once=True))
+    assert verdict.trigger is Trigger.FAIL
+    if reason in PLATFORM:
+        told = "It may have run, and may run at most once: it is not tried again."
+        assert (verdict.reason, verdict.sentence) == (reason, f"{describe(reason)} {told}")
+
+
+@pytest.mark.parametrize("reason", sorted(NEVER_RAN))
+def test_a_job_that_may_run_at_most_once_is_tried_again_where_it_certainly_did_not_run(reason: EndReason) -> None:
+    assert judge(reason, None, "", Budget(0, 0, 0, False, at_most_once=True)).trigger is Trigger.REQUEUE

@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 import redis
 from django.db import OperationalError
-from django.db.models.functions import Now
 from django.utils import timezone
 from pytest_django import Settings
 
@@ -27,73 +26,12 @@ from agent.protocol import (
 from executors.models import Executor
 from jobs import commands, leadership, scheduler, services
 from jobs.leadership import LostLeadership
-from jobs.models import Attempt, Job, SchedulerLease
+from jobs.models import Attempt, Job
 from jobs.scheduler import Scheduler
 from tests.jobs.node import GB, Node, submit
+from tests.jobs.passes import Clock, fresh, new_leader, run, settle
 
 pytestmark = pytest.mark.django_db
-
-
-class Clock:
-    def __init__(self) -> None:
-        self.now = 1000.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
-@pytest.fixture
-def clock() -> Clock:
-    return Clock()
-
-
-@pytest.fixture
-def leader(redis_client: redis.Redis, clock: Clock) -> Scheduler:
-    return new_leader(clock)
-
-
-@pytest.fixture
-def node(redis_client: redis.Redis, leader: Scheduler) -> Node:
-    node = Node(redis_client)
-    node.hello()
-    settle(leader)
-    return node
-
-
-def new_leader(clock: Clock) -> Scheduler:
-    """A scheduler that takes over, whoever leads."""
-    SchedulerLease.objects.update(expires_at=Now())
-    holder = leadership.new_holder()
-    term = leadership.acquire(holder)
-    assert term is not None
-    return Scheduler(holder, term, clock)
-
-
-def settle(leader: Scheduler) -> list[Attempt]:
-    """Passes until there is nothing more to do; what they placed."""
-    placed: list[Attempt] = []
-    for _ in range(20):
-        result = leader.run_pass()
-        placed += result.placed
-        if not result.more:
-            return placed
-    raise AssertionError("the scheduler never comes to rest")
-
-
-def fresh(job: Job) -> Job:
-    return Job.objects.get(id=job.id)
-
-
-def run(leader: Scheduler, node: Node, **fields: Any) -> Job:
-    """A job that is RUNNING on the node."""
-    job = submit(**fields)
-    settle(leader)
-    node.receive()
-    node.running(job)
-    node.heartbeat()
-    settle(leader)
-    assert fresh(job).state == "RUNNING"
-    return job
 
 
 # --- A job's life ----------------------------------------------------------------------------------------------

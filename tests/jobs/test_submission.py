@@ -193,6 +193,8 @@ def test_the_name_of_a_wrong_variable_is_said_but_not_its_value() -> None:
         ("timeout_seconds", 1.5),
         ("max_retries", -1),
         ("max_retries", 101),
+        ("at_most_once", "yes"),
+        ("at_most_once", 1),
         ("priority", 1001),
         ("priority", -1001),
         ("labels", {"a": {}}),

@@ -1,0 +1,54 @@
+"""Passes of a scheduler whose clock a test moves, over a real Redis and database."""
+
+from typing import Any
+
+from django.db.models.functions import Now
+
+from jobs import leadership
+from jobs.models import Attempt, Job, SchedulerLease
+from jobs.scheduler import Scheduler
+from tests.jobs.node import Node, submit
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def new_leader(clock: Clock) -> Scheduler:
+    """A scheduler that takes over, whoever leads."""
+    SchedulerLease.objects.update(expires_at=Now())
+    holder = leadership.new_holder()
+    term = leadership.acquire(holder)
+    assert term is not None
+    return Scheduler(holder, term, clock)
+
+
+def settle(leader: Scheduler) -> list[Attempt]:
+    """Passes until there is nothing more to do; what they placed."""
+    placed: list[Attempt] = []
+    for _ in range(20):
+        result = leader.run_pass()
+        placed += result.placed
+        if not result.more:
+            return placed
+    raise AssertionError("the scheduler never comes to rest")
+
+
+def fresh(job: Job) -> Job:
+    return Job.objects.get(id=job.id)
+
+
+def run(leader: Scheduler, node: Node, **fields: Any) -> Job:
+    """A job that is RUNNING on the node."""
+    job = submit(**fields)
+    settle(leader)
+    node.receive()
+    node.running(job)
+    node.heartbeat()
+    settle(leader)
+    assert fresh(job).state == "RUNNING"
+    return job
