@@ -135,7 +135,6 @@ def _leave(lock: TextIO) -> None:
         process = _our_dockerd()
         if process is None or os.geteuid() != 0:
             return
-        say("Stopping dockerd")
         process.terminate()
         try:
             process.wait(STOP_SECONDS)

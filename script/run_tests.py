@@ -42,7 +42,8 @@ POSTGRESQL_TESTS = ("tests/jobs", "tests/executors")
 
 def main(arguments: Sequence[str]) -> int:
     # A kill must unwind as Ctrl-C does, or the dockerd we started would stay.
-    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, lambda number, frame: sys.exit(128 + number))
     os.chdir(ROOT)
     if not arguments and not _checks_pass():
         return 1
