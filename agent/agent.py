@@ -94,12 +94,9 @@ class Agent:
         await asyncio.sleep(2 * LINGER)
         if self._leaving and self._link.connected and not self._problem:
             await asyncio.wait(set(self._leaving), timeout=FLUSH_SECONDS)
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*others, *self._tasks, return_exceptions=True)
+        await _cancel({*others, *self._tasks})
         await self._link.flush(FLUSH_SECONDS)
-        deliver.cancel()
-        await asyncio.gather(deliver, return_exceptions=True)
+        await _cancel({deliver})
         self._engine.close()
         await self._link.close()
 
@@ -322,3 +319,13 @@ class Agent:
                 return
             except (EngineAway, APIError):
                 await asyncio.sleep(ENGINE_RETRY)
+
+
+async def _cancel(tasks: set[asyncio.Task[None]]) -> None:
+    """Cancel tasks until all have ended: one that was about to get an answer can miss the first time."""
+    pending = tasks
+    while pending:
+        for task in pending:
+            task.cancel()
+        _, pending = await asyncio.wait(pending, timeout=1)
+    await asyncio.gather(*tasks, return_exceptions=True)

@@ -81,7 +81,8 @@ async def _nvidia_smi(query: str) -> list[list[str]]:
         stderr=asyncio.subprocess.STDOUT,
     )
     try:
-        output, _ = await asyncio.wait_for(process.communicate(), NVIDIA_SMI_TIMEOUT)
+        async with asyncio.timeout(NVIDIA_SMI_TIMEOUT):
+            output, _ = await process.communicate()
     except TimeoutError:
         process.kill()
         await process.wait()

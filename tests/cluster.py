@@ -127,7 +127,11 @@ class Cluster:
         """Ends a process and returns its exit code."""
         process = self.processes.pop(name)
         process.send_signal(signal_number)
-        return process.wait(timeout)
+        try:
+            return process.wait(timeout)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            pytest.fail(f"{name} did not end within {timeout} s; its last words:\n{self.output(name)[-2000:]}")
 
     def kill(self, name: str) -> None:
         self.stop(name, signal.SIGKILL)
