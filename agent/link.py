@@ -35,37 +35,42 @@ class Link:
         self._outbox: deque[tuple[bytes, asyncio.Future[None]]] = deque()
         self._filled = asyncio.Event()
         self._sampled = False
-        self.client = self._client(config.redis_url, CALL_TIMEOUT)
-        self._blocking = self._client(config.redis_url, config.poll_interval + CALL_TIMEOUT)
+        self.client = self._client(config.redis_url)
+        self._blocking = self._client(config.redis_url)
 
     @staticmethod
-    def _client(url: str, timeout: float) -> redis.asyncio.Redis:
+    def _client(url: str) -> redis.asyncio.Redis:
+        """Without a time-out of its own (`patiently` has one): redis-py's is an asyncio.wait_for, which up to Python
+        3.11 swallows a cancellation that comes just as the write is done, so that a loop told to end would go on."""
         return redis.asyncio.Redis.from_url(
-            url, socket_connect_timeout=5, socket_timeout=timeout, socket_keepalive=True, retry=Retry(NoBackoff(), 0)
+            url, socket_connect_timeout=5, socket_timeout=None, socket_keepalive=True, retry=Retry(NoBackoff(), 0)
         )
 
     async def close(self) -> None:
         await self.client.aclose()
         await self._blocking.aclose()
 
-    async def patiently(self, call: Callable[[], Awaitable[Any]]) -> Any:
-        """The answer of `call`, tried until Redis gives one. `call` must be harmless when done twice."""
+    async def patiently(self, call: Callable[[], Awaitable[Any]], seconds: float = CALL_TIMEOUT) -> Any:
+        """The answer of `call`, tried until Redis gives one within `seconds`. `call` must be harmless when done twice."""
         delay = FIRST_DELAY
         while True:
             try:
-                answer = await call()
+                async with asyncio.timeout(seconds):
+                    answer = await call()
+            except TimeoutError:
+                self._lost(f"no answer within {seconds:g} s")
             except (RedisError, OSError) as error:
-                self._lost(error)
-                await asyncio.sleep(delay * random.uniform(0.5, 1))  # noqa: S311
-                delay = min(2 * delay, LONGEST_DELAY)
+                self._lost(str(error))
             else:
                 self._back()
                 return answer
+            await asyncio.sleep(delay * random.uniform(0.5, 1))  # noqa: S311
+            delay = min(2 * delay, LONGEST_DELAY)
 
-    def _lost(self, error: Exception) -> None:
+    def _lost(self, why: str) -> None:
         if self.connected:
             self.connected = False
-            logger.warning("Redis does not answer, trying on: %s", error)
+            logger.warning("Redis does not answer, trying on: %s", why)
 
     def _back(self) -> None:
         if not self.connected:
@@ -116,7 +121,10 @@ class Link:
         block = max(1, int(self._poll * 1000))
         while True:
             read = {key: f"{after}-0"}
-            answer = await self.patiently(lambda read=read: self._blocking.xread(read, count=100, block=block))  # type: ignore[misc]
+            answer = await self.patiently(
+                lambda read=read: self._blocking.xread(read, count=100, block=block),  # type: ignore[misc]
+                self._poll + CALL_TIMEOUT,
+            )
             for _, entries in answer.items() if isinstance(answer, dict) else answer or []:
                 for entry_id, fields in entries:
                     after = int(entry_id.split(b"-")[0])
