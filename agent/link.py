@@ -51,7 +51,7 @@ class Link:
         await self._blocking.aclose()
 
     async def patiently(self, call: Callable[[], Awaitable[Any]], seconds: float = CALL_TIMEOUT) -> Any:
-        """The answer of `call`, tried until Redis gives one within `seconds`. `call` must be harmless when done twice."""
+        """The answer of `call`, tried until Redis gives one within `seconds`; it must be harmless when done twice."""
         delay = FIRST_DELAY
         while True:
             try:
