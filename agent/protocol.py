@@ -285,6 +285,16 @@ class Keys:
         which does not know the agent, deleted it to be told."""
         return f"{self.prefix}executor:{executor_id}:samples"
 
+    def images(self, executor_id: str) -> str:
+        """String, expires: JSON of the images in the node's cache, as `[[name, bytes], …]`, largest first. From agent."""
+        return f"{self.prefix}executor:{executor_id}:images"
+
+    @property
+    def history(self) -> str:
+        """Capped stream: the cluster in numbers every ten seconds of the last day (`executors/history.py`), from the
+        scheduler; the charts of the dashboard. An entry's id is its time, so that two schedulers write it once."""
+        return f"{self.prefix}history"
+
     def job_logs(self, job_id: str) -> str:
         return f"{self.prefix}job_logs:{job_id}"
 

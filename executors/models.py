@@ -1,7 +1,7 @@
 """An executor: a node with an agent, as it last described itself."""
 
 from django.db import models
-from django.db.models import Count, Q, Sum
+from django.db.models import Count, FilteredRelation, Q, Sum
 from django.db.models.functions import Coalesce
 from django.urls import reverse
 
@@ -10,12 +10,13 @@ class ExecutorQuerySet(models.QuerySet["Executor"]):
     def with_allocation(self) -> "ExecutorQuerySet":
         """Annotates what live attempts hold: allocated_cpu_millicores, allocated_memory_bytes, allocated_gpus and
         live_attempts (their number)."""
-        live = Q(attempts__finished_at__isnull=True, attempts__isnull=False)
+        # Joined under this condition, a million attempts that have ended cost nothing.
         return self.annotate(
-            allocated_cpu_millicores=Coalesce(Sum("attempts__job__cpu_millicores", filter=live), 0),
-            allocated_memory_bytes=Coalesce(Sum("attempts__job__memory_bytes", filter=live), 0),
-            allocated_gpus=Coalesce(Sum("attempts__job__gpu_count", filter=live), 0),
-            live_attempts=Count("attempts", filter=live),
+            live=FilteredRelation("attempts", condition=Q(attempts__finished_at__isnull=True)),
+            allocated_cpu_millicores=Coalesce(Sum("live__job__cpu_millicores"), 0),
+            allocated_memory_bytes=Coalesce(Sum("live__job__memory_bytes"), 0),
+            allocated_gpus=Coalesce(Sum("live__job__gpu_count"), 0),
+            live_attempts=Count("live"),
         )
 
 
@@ -38,6 +39,10 @@ class Executor(models.Model):
     state = models.CharField(max_length=16, choices=State.choices, default=State.ONLINE)
     problem = models.TextField(blank=True, help_text="Why it is unhealthy or lost, in words.")
     schedulable = models.BooleanField(default=True, help_text="Off: running jobs go on, nothing new is placed.")
+    drain_requested_at = models.DateTimeField(
+        null=True, blank=True, help_text="Closed to new jobs, and somebody waits for those that run to end."
+    )
+    drain_jobs = models.PositiveIntegerField(default=0, help_text="How many ran when the drain began.")
 
     cpu_millicores = models.PositiveIntegerField()
     memory_bytes = models.PositiveBigIntegerField()
@@ -46,7 +51,8 @@ class Executor(models.Model):
     gpus = models.JSONField(
         default=list, blank=True, help_text="As agent.protocol.Gpu: index, uuid, model, memory_bytes."
     )
-    labels = models.JSONField(default=dict, blank=True)
+    labels = models.JSONField(default=dict, blank=True, help_text="As its agent says.")
+    operator_labels = models.JSONField(default=dict, blank=True, help_text="Set here; they win over the agent's.")
     docker_version = models.CharField(max_length=64, blank=True)
     agent_version = models.CharField(max_length=64, blank=True)
 
@@ -73,3 +79,45 @@ class Executor(models.Model):
     @property
     def allocatable_memory_bytes(self) -> int:
         return max(0, self.memory_bytes - self.reserve_memory_bytes)
+
+    @property
+    def placement_labels(self) -> dict[str, str]:
+        """The labels that jobs may ask for: the agent's and the operator's, which win."""
+        return {**self.labels, **self.operator_labels}
+
+    def duty(self, live_attempts: int) -> str:
+        """'' where an operator left it open to jobs, else CORDONED, DRAINING (jobs still run) or DRAINED."""
+        if self.schedulable:
+            return ""
+        if self.drain_requested_at is None:
+            return "CORDONED"
+        return "DRAINING" if live_attempts else "DRAINED"
+
+
+class ExecutorEvent(models.Model):
+    """Something that an operator wants to know of an executor afterwards; `executors/events.py` writes and prunes."""
+
+    class Kind(models.TextChoices):
+        JOINED = "joined"
+        LOST = "lost"
+        RETURNED = "returned"
+        UNHEALTHY = "unhealthy"
+        WELL = "well"
+        CORDONED = "cordoned"
+        DRAINING = "draining"
+        DRAINED = "drained"
+        RESUMED = "resumed"
+        LABELLED = "labelled"
+
+    executor = models.ForeignKey(Executor, on_delete=models.CASCADE, related_name="events")
+    at = models.DateTimeField()
+    kind = models.CharField(max_length=16, choices=Kind.choices)
+    text = models.TextField(blank=True, help_text="What there is to add, in words.")
+    by = models.CharField(max_length=150, blank=True, help_text="Who did it, where it was a person.")
+
+    class Meta:
+        ordering = ["-id"]
+        indexes = [models.Index(fields=["executor", "-id"], name="executor_event_recent")]
+
+    def __str__(self) -> str:
+        return f"{self.kind} {self.executor_id}"

@@ -10,10 +10,11 @@ from dataclasses import dataclass, field
 from datetime import datetime
 
 from agent.protocol import Heartbeat, Hello
-from executors.models import Executor
+from executors.models import Executor, ExecutorEvent
 from executors.writes import update_rows
 
 State = Executor.State
+Kind = ExecutorEvent.Kind
 
 STOPPING_SUPERSEDED = "It still runs containers of attempts that no longer count; they are being stopped."
 
@@ -52,12 +53,14 @@ def record(messages: Sequence[Hello | Heartbeat], holding_superseded: Collection
     known = {row.id: row for row in Executor.objects.select_for_update().filter(id__in=ids).order_by("id")}
     before = {row.id: (row.state, row.problem) for row in known.values()}
     described = set()
+    happened: list[ExecutorEvent] = []
     for message in messages:
         executor = known.get(message.executor_id)
         if isinstance(message, Hello):
             if executor is None:
                 executor = known[message.executor_id] = _new(message, now)
                 report.lines.append(f"executor {executor.name} ({executor.id}) joined")
+                happened.append(ExecutorEvent(executor=executor, kind=Kind.JOINED, at=now))
             _describe(executor, message)
             described.add(executor.id)
         if executor is None:
@@ -70,21 +73,27 @@ def record(messages: Sequence[Hello | Heartbeat], holding_superseded: Collection
         executor.last_command = max(executor.last_command, message.last_command)
         problem = message.problem or (STOPPING_SUPERSEDED if executor.id in holding_superseded else "")
         executor.state, executor.problem = (State.UNHEALTHY if problem else State.ONLINE), problem
-    report.lines += [
-        line for row in known.values() if row.id in before and (line := _news(row, *before[row.id])) is not None
-    ]
+    for row in known.values():
+        kind = _news(row, *before.get(row.id, (State.ONLINE, "")))
+        if kind is not None:
+            report.lines.append(_line(row, kind))
+            happened.append(ExecutorEvent(executor=row, kind=kind, at=now, text=row.problem))
+    ExecutorEvent.objects.bulk_create(happened)
     update_rows([row for row in known.values() if row.id not in described], _SEEN)
     update_rows([known[executor_id] for executor_id in sorted(described)], _SEEN + _DESCRIBED)
     return report
 
 
-def lose(executors: Iterable[Executor]) -> list[str]:
+def lose(executors: Iterable[Executor], now: datetime) -> list[str]:
     """Mark executors as lost, and say so, a sentence each. Their attempts are the caller's to close."""
     lost = list(executors)
     for executor in lost:
         executor.state = State.LOST
         executor.problem = f"No heartbeat since {executor.last_heartbeat_at:%Y-%m-%d %H:%M:%S} UTC."
     update_rows(lost, ["state", "problem"])
+    ExecutorEvent.objects.bulk_create(
+        [ExecutorEvent(executor=executor, kind=Kind.LOST, at=now, text=executor.problem) for executor in lost]
+    )
     return [f"executor {executor.name} ({executor.id}) lost: {executor.problem}" for executor in lost]
 
 
@@ -108,10 +117,17 @@ def _describe(executor: Executor, hello: Hello) -> None:
     executor.docker_version, executor.agent_version = hello.docker_version[:64], hello.agent_version[:64]
 
 
-def _news(executor: Executor, state: str, problem: str) -> str | None:
-    name = f"executor {executor.name} ({executor.id})"
+def _news(executor: Executor, state: str, problem: str) -> Kind | None:
+    """What happened to an executor that was in `state` with `problem` before; None where nothing did."""
     if executor.state == State.UNHEALTHY and problem != executor.problem:
-        return f"{name} unhealthy: {executor.problem}"
+        return Kind.UNHEALTHY
     if executor.state == State.ONLINE and state != State.ONLINE:
-        return f"{name} is back" if state == State.LOST else f"{name} is well again"
+        return Kind.RETURNED if state == State.LOST else Kind.WELL
     return None
+
+
+def _line(executor: Executor, kind: Kind) -> str:
+    name = f"executor {executor.name} ({executor.id})"
+    if kind is Kind.UNHEALTHY:
+        return f"{name} unhealthy: {executor.problem}"
+    return f"{name} is back" if kind is Kind.RETURNED else f"{name} is well again"

@@ -197,7 +197,7 @@ class Scheduler:
             if executor.state != Executor.State.LOST
             and now - max(self._heard.get(executor.id, self._quiet_since), self._quiet_since) > patience
         ]
-        ledger.outcome.lines += registry.lose(silent)
+        ledger.outcome.lines += registry.lose(silent, ledger.now)
         ledger.outcome.changed_executors |= {executor.id for executor in silent}
         return silent
 

@@ -115,7 +115,12 @@ def view_of(executor: Executor) -> ExecutorView:
     gpus = sorted((GpuDevice(gpu["index"], gpu["model"]) for gpu in executor.gpus), key=lambda gpu: gpu.index)
     cpu, memory = executor.allocatable_cpu_millicores, executor.allocatable_memory_bytes
     return ExecutorView(
-        executor.id, executor.name, Room(cpu, memory, gpus), Room(cpu, memory, gpus), executor.labels, closed(executor)
+        executor.id,
+        executor.name,
+        Room(cpu, memory, gpus),
+        Room(cpu, memory, gpus),
+        executor.placement_labels,
+        closed(executor),
     )
 
 

@@ -55,7 +55,7 @@ def test_a_heartbeat_names_a_problem_and_its_end() -> None:
 
 def test_a_lost_executor_comes_back_with_a_heartbeat() -> None:
     registry.record([hello()], (), NOW)
-    assert "lost: No heartbeat since" in registry.lose(Executor.objects.all())[0]
+    assert "lost: No heartbeat since" in registry.lose(Executor.objects.all(), NOW)[0]
     assert Executor.objects.get().state == "LOST"
     later = NOW + timedelta(minutes=5)
     assert registry.record([heartbeat()], (), later).lines == ["executor node (n1) is back"]
