@@ -413,7 +413,6 @@ class Attempt:
             self.start.job_id,
             self.start.attempt,
             limit_bytes=config.log_limit_bytes,
-            retention_seconds=config.log_retention_seconds,
             patiently=link.patiently,
         )
 

@@ -40,7 +40,6 @@ class Config:
     pids_limit: int = 4096
     log_buffer_bytes: int = 1024**2
     log_limit_bytes: int = 64 * 1024**2
-    log_retention_seconds: int = 7 * 24 * 3600
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,8 +65,9 @@ _SETTINGS = [
     _Setting("AGENT_START_CONCURRENCY", "containers started at the same time (default: twice the cores, at most 4)"),
     _Setting("AGENT_PIDS_LIMIT", "processes and threads that one container may have", "4096"),
     _Setting("AGENT_LOG_BUFFER", "bytes of one attempt's output kept in memory while Redis is slow", "1048576"),
-    _Setting("AGENT_LOG_LIMIT_MB", "size of one job's log in Redis, beyond which its oldest lines go", "64"),
-    _Setting("AGENT_LOG_RETENTION_SECONDS", "how long a finished job's log stays in Redis", "604800"),
+    _Setting(
+        "AGENT_LOG_LIMIT_MB", "size of one job's log in Redis, beyond which its oldest lines are in the archive alone", "64"
+    ),
     _Setting("AGENT_SAMPLE_INTERVAL", "seconds between utilisation samples", "10"),
     _Setting("HEARTBEAT_INTERVAL", "seconds between heartbeats", "30"),
     _Setting("JOB_POLL_INTERVAL", "longest wait for a command before asking again, in seconds", "10"),
@@ -132,7 +132,6 @@ def _config(values: Mapping[str, str]) -> Config:
         pids_limit=_integer(values, "AGENT_PIDS_LIMIT", minimum=1),
         log_buffer_bytes=_integer(values, "AGENT_LOG_BUFFER", minimum=64 * 1024),
         log_limit_bytes=int(_number(values, "AGENT_LOG_LIMIT_MB", minimum=0.1) * 1024**2),
-        log_retention_seconds=_integer(values, "AGENT_LOG_RETENTION_SECONDS", minimum=1),
     )
 
 

@@ -5,6 +5,8 @@ in the same step, the position in the container's raw output after them, so what
 the attached connection) is taken up again from there by reading the engine's own copy of the log and skipping to it.
 """
 
+import asyncio
+import logging
 import struct
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -13,12 +15,17 @@ from typing import Any
 
 import redis.asyncio
 
-from agent.protocol import Keys
+from agent.protocol import ARCHIVE_AFTER_BYTES, ARCHIVE_AFTER_SECONDS, Keys
+
+logger = logging.getLogger(__name__)
 
 STDOUT, STDERR = 1, 2
 STREAM_NAMES = {STDOUT: b"stdout", STDERR: b"stderr"}
 MAX_LINE = 64 * 1024
 """Bytes; a longer line is stored as several elements."""
+LONGEST_PAUSE = 2.0
+"""Seconds between two tries to append while the archive lags behind."""
+TRIES_TO_TELL = 20
 REPLACEMENT = "\N{REPLACEMENT CHARACTER}".encode()
 
 
@@ -189,8 +196,10 @@ class Reached:
     stderr: Position
 
 
+_FULL = -3
+
 _PRELUDE = """
-local list, meta = KEYS[1], KEYS[2]
+local list, meta, due = KEYS[1], KEYS[2], KEYS[3]
 local attempt = tonumber(ARGV[1])
 local current = tonumber(redis.call('HGET', meta, 'attempt') or '0')
 if attempt < current then return -1 end
@@ -200,10 +209,19 @@ _OPEN = (
     _PRELUDE
     + """
 if attempt > current then
+    for _, name in ipairs({'lines', 'bytes', 'dropped', 'unarchived'}) do redis.call('HSETNX', meta, name, 0) end
+    local lines, archived = tonumber(redis.call('HGET', meta, 'lines')), redis.call('HGET', meta, 'archived')
+    if not archived then
+        redis.call('ZADD', due, 0, ARGV[2])
+    elseif tonumber(archived) > lines then
+        lines = tonumber(archived)
+        redis.call('DEL', list)
+        redis.call('HSET', meta, 'lines', lines, 'dropped', lines, 'bytes', 0, 'unarchived', 0)
+    end
+    redis.call('HSET', meta, 'begin:' .. attempt, lines)
     redis.call('HSET', meta, 'attempt', attempt, 'shipped', 0, 'first', '', 'last', '',
         'stdout_newlines', 0, 'stdout_tail', 0,
         'stderr_newlines', 0, 'stderr_tail', 0, 'complete', 0)
-    for _, name in ipairs({'lines', 'bytes', 'dropped'}) do redis.call('HSETNX', meta, name, 0) end
     redis.call('PERSIST', list)
     redis.call('PERSIST', meta)
 end
@@ -215,26 +233,39 @@ return redis.call('HMGET', meta, 'first', 'last', 'shipped', 'stdout_newlines', 
 _APPEND = (
     _PRELUDE
     + """
-local expected, limit, size, count = tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4]), #ARGV - 9
+local expected, limit, size, count = tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4]), #ARGV - 12
 local shipped = tonumber(redis.call('HGET', meta, 'shipped') or '-1')
 if current ~= attempt then return -2 end
 if shipped == expected + count then return shipped end
 if shipped ~= expected then return -2 end
-for first = 10, #ARGV, 4000 do
+local bytes, dropped = tonumber(redis.call('HGET', meta, 'bytes')), tonumber(redis.call('HGET', meta, 'dropped'))
+local archived, most = tonumber(redis.call('HGET', meta, 'archived') or '0'), 2 * count + 1000
+while bytes + size > limit and dropped < archived and most > 0 do
+    local cut = redis.call('LPOP', list, math.min(100, archived - dropped))
+    if not cut then break end
+    for _, line in ipairs(cut) do bytes = bytes - #line end
+    dropped, most = dropped + #cut, most - #cut
+end
+redis.call('HSET', meta, 'bytes', bytes, 'dropped', dropped)
+local unarchived = tonumber(redis.call('HGET', meta, 'unarchived') or '0')
+if unarchived > 0 and bytes + size > 2 * limit then
+    redis.call('ZADD', due, 0, ARGV[10])
+    return -3
+end
+for first = 13, #ARGV, 4000 do
     redis.call('RPUSH', list, unpack(ARGV, first, math.min(first + 3999, #ARGV)))
 end
 local stamp = string.match(ARGV[#ARGV], '^%S*')
-if shipped == 0 then redis.call('HSET', meta, 'first', string.match(ARGV[10], '^%S*')) end
+if shipped == 0 then redis.call('HSET', meta, 'first', string.match(ARGV[13], '^%S*')) end
 redis.call('HSET', meta, 'last', stamp, 'shipped', expected + count, 'stdout_newlines', ARGV[5], 'stdout_tail', ARGV[6],
     'stderr_newlines', ARGV[7], 'stderr_tail', ARGV[8])
 local total = redis.call('HINCRBY', meta, 'lines', count)
-local bytes = redis.call('HINCRBY', meta, 'bytes', size)
-while bytes > limit do
-    local cut, cut_bytes = redis.call('LPOP', list, 100), 0
-    if not cut then break end
-    for _, line in ipairs(cut) do cut_bytes = cut_bytes + #line end
-    bytes = redis.call('HINCRBY', meta, 'bytes', -cut_bytes)
-    redis.call('HINCRBY', meta, 'dropped', #cut)
+redis.call('HINCRBY', meta, 'bytes', size)
+unarchived = redis.call('HINCRBY', meta, 'unarchived', size)
+if unarchived >= math.min(tonumber(ARGV[11]), limit / 4) then
+    redis.call('ZADD', due, 0, ARGV[10])
+else
+    redis.call('ZADD', due, 'NX', redis.call('TIME')[1] + ARGV[12], ARGV[10])
 end
 redis.call('PUBLISH', ARGV[9], total)
 return expected + count
@@ -246,8 +277,7 @@ _CLOSE = (
     + """
 if current ~= attempt or tonumber(redis.call('HGET', meta, 'shipped')) ~= tonumber(ARGV[2]) then return -2 end
 redis.call('HSET', meta, 'complete', 1)
-redis.call('EXPIRE', list, ARGV[3])
-redis.call('EXPIRE', meta, ARGV[3])
+redis.call('ZADD', due, 0, ARGV[3])
 redis.call('PUBLISH', ARGV[4], redis.call('HGET', meta, 'lines'))
 return 1
 """
@@ -257,7 +287,10 @@ return 1
 class LogWriter:
     """The only writer of one attempt's lines in Redis.
 
-    Each method waits for Redis as long as it is away (through `patiently`), and raises Superseded or OutOfStep.
+    Redis keeps the newest `limit_bytes` of the log, and all that is not archived yet: the scheduler's process archives
+    (`jobs/archiver.py`), which it is asked for by the set `logs_to_archive`. Where twice the limit waits for that,
+    `append` waits too. Each method waits for Redis as long as it is away (through `patiently`), and raises Superseded
+    or OutOfStep.
     """
 
     def __init__(
@@ -268,32 +301,38 @@ class LogWriter:
         attempt: int,
         *,
         limit_bytes: int,
-        retention_seconds: int,
         patiently: Callable[[Callable[[], Awaitable[Any]]], Awaitable[Any]],
     ) -> None:
         self._patiently = patiently
-        self._keys = [keys.job_logs(job_id), keys.job_logs_meta(job_id)]
+        self._keys = [keys.job_logs(job_id), keys.job_logs_meta(job_id), keys.logs_to_archive]
         self._channel = keys.log_channel(job_id)
-        self._attempt, self._limit, self._retention = attempt, limit_bytes, retention_seconds
+        self._job_id, self._attempt, self._limit = job_id, attempt, limit_bytes
         self._open, self._append = client.register_script(_OPEN), client.register_script(_APPEND)
         self._close = client.register_script(_CLOSE)
         self._shipped = 0
 
     async def open(self) -> Reached:
         """Begin the attempt's log, or find how far it has come."""
-        first, last, *numbers = await self._run(self._open, [self._attempt])
+        first, last, *numbers = await self._run(self._open, [self._attempt, self._job_id])
         self._shipped, *positions = map(int, numbers)
         return Reached(first.decode(), last.decode(), Position(*positions[:2]), Position(*positions[2:]))
 
     async def append(self, lines: list[bytes], size: int, stdout: Position, stderr: Position) -> None:
         """Add lines of `size` bytes in all, which end at these positions. Doing it twice adds them once."""
         positions = [stdout.newlines, stdout.tail, stderr.newlines, stderr.tail]
-        arguments = [self._attempt, self._shipped, self._limit, size, *positions, self._channel]
-        self._shipped = int(await self._run(self._append, arguments + lines))
+        archiving = [self._job_id, ARCHIVE_AFTER_BYTES, ARCHIVE_AFTER_SECONDS]
+        arguments = [self._attempt, self._shipped, self._limit, size, *positions, self._channel, *archiving]
+        tries = 0
+        while (answer := int(await self._run(self._append, arguments + lines))) == _FULL:
+            tries += 1
+            if tries == TRIES_TO_TELL:
+                logger.warning("The log of job %s waits for the archive, which lags behind", self._job_id)
+            await asyncio.sleep(min(0.05 * tries, LONGEST_PAUSE))
+        self._shipped = answer
 
     async def close(self) -> None:
-        """Mark the log complete; it is kept for the retention time from now on."""
-        await self._run(self._close, [self._attempt, self._shipped, self._retention, self._channel])
+        """Mark the log complete. Whoever archives it says how long Redis keeps it."""
+        await self._run(self._close, [self._attempt, self._shipped, self._job_id, self._channel])
 
     async def _run(self, script: "redis.commands.core.AsyncScript", arguments: list[Any]) -> Any:
         answer = await self._patiently(lambda: script(keys=self._keys, args=arguments))

@@ -299,9 +299,26 @@ class Keys:
         return f"{self.prefix}job_logs:{job_id}"
 
     def job_logs_meta(self, job_id: str) -> str:
-        """Hash: `lines` ever written, `bytes` kept, `dropped` lines cut from the front, `complete` 0 or 1, and the
+        """Hash: `lines` ever written, `bytes` kept, `dropped` lines that are no longer in the list, `complete` 0 or 1;
+        `archived` lines (written by the archiver), bytes `unarchived`, `begin:N` the first line of attempt N; and the
         agent's own bookkeeping (`agent/logs.py`)."""
         return f"{self.prefix}job_logs_meta:{job_id}"
+
+    @property
+    def logs_to_archive(self) -> str:
+        """Sorted set: ids of jobs of whose log something is not archived yet, by the time (Redis's, in seconds) at
+        which to archive it; 0 for at once."""
+        return f"{self.prefix}logs_to_archive"
+
+    @property
+    def archive_doubts(self) -> str:
+        """Sorted set: names of files in the archive that may not count (any more), by the time (Redis's) of the doubt."""
+        return f"{self.prefix}archive_doubts"
+
+    @property
+    def archive_trouble(self) -> str:
+        """String, expires: why the archive takes nothing at present."""
+        return f"{self.prefix}archive_trouble"
 
     def log_channel(self, job_id: str) -> str:
         """Pub/sub: a message here says that `job_logs:{job_id}` grew or is complete."""
@@ -315,6 +332,11 @@ class Keys:
     def reply(self, request_id: str) -> str:
         return f"{self.prefix}reply:{request_id}"
 
+
+ARCHIVE_AFTER_BYTES = 1024 * 1024
+ARCHIVE_AFTER_SECONDS = 30
+"""A log is archived when this much of it is not, or its end came, or after this long. Where it grows slowly, pieces of
+the archive are joined later on."""
 
 CONSUMER_GROUP = "scheduler"
 """The one consumer group of `events`. Its one consumer bears the same name whichever scheduler leads, so that a new

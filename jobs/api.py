@@ -18,6 +18,7 @@ from agent.protocol import PassRequest
 from executors import broker
 from executors.broker import RedisUnavailable, keys
 from jobs import services
+from jobs.archive import ArchiveUnavailable
 from jobs.lifecycle import State
 from jobs.listing import PAGE_SIZE, JobFilter, as_job_id, page_of
 from jobs.logs import PAGE_LINES, LogPage, follow_log, read_log, read_log_async
@@ -218,8 +219,8 @@ def get_job(request: HttpRequest, job_id: str) -> dict[str, Any]:
         raise no_such_job(job_id)
     try:
         log = read_log(broker.client(), job.id, limit=TAIL_LINES)
-    except RedisUnavailable as error:
-        logger.warning("The log of job %s is not in the answer, Redis is away: %s", job.id, error)
+    except (*RedisUnavailable, ArchiveUnavailable) as error:
+        logger.warning("The log of job %s is not in the answer: %s", job.id, error)
         log = None
     return {
         **summary(job),
@@ -274,7 +275,8 @@ async def get_logs(
     """Lines `<time> <stdout|stderr> <text>`. Offsets count all lines that the job ever wrote.
 
     Headers: X-Log-Offset of the first line here, X-Next-Offset to read on from, X-Log-Total written so far,
-    X-Log-Dropped gone from the front because the log grew over its limit.
+    X-Log-Dropped gone from the front. Where a log grew over its limit and its middle was cut, one line says how much
+    is missing and stands for all of it; X-Next-Offset is then beyond it.
     """
     known = known_id(job_id)
     if not await Job.objects.filter(id=known).aexists():
@@ -302,7 +304,12 @@ async def get_logs(
 
 def as_text(page: LogPage, stream: Stream | None) -> str:
     """The page's lines, each with its line end; only those of `stream` where one is named."""
-    return "".join(f"{line}\n" for line in page.lines if stream is None or line.split(" ", 2)[1:2] == [stream])
+    note = len(page.lines) - 1 if page.cut else None
+    return "".join(
+        f"{line}\n"
+        for number, line in enumerate(page.lines)
+        if stream is None or number == note or line.split(" ", 2)[1:2] == [stream]
+    )
 
 
 async def _up_to(job_id: UUID, page: LogPage) -> AsyncIterator[LogPage]:
@@ -326,8 +333,8 @@ async def _followed(job_id: UUID, page: LogPage) -> AsyncIterator[LogPage]:
                     offset = page.next_offset
                     yield page
             return
-        except RedisUnavailable as error:
-            logger.warning("Following the log of job %s waits, Redis is away: %s", job_id, error)
+        except (*RedisUnavailable, ArchiveUnavailable) as error:
+            logger.warning("Following the log of job %s waits: %s", job_id, error)
             await asyncio.sleep(1)
 
 

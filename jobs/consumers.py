@@ -1,8 +1,8 @@
 """The sockets of the jobs list and of a job's page; the latter carries the job's log as well.
 
-Log lines travel as data, by offset: `{"log": {"first", "lines", "total", "dropped", "complete"}}`. The browser answers
-`{"logged": next offset}` when it shows them, and only then gets more; paused, it just does not answer. A page that
-opens with `?log_offset=N` goes on there.
+Log lines travel as data, by offset: `{"log": {"first", "lines", "total", "dropped", "complete", "cut"}}`; where `cut`
+is not 0, the last line stands for as many that are missing. The browser answers `{"logged": next offset}` when it shows
+them, and only then gets more; paused, it just does not answer. A page that opens with `?log_offset=N` goes on there.
 """
 
 import asyncio
@@ -16,6 +16,7 @@ from executors.broker import RedisUnavailable
 from executors.consumers import LivePage
 from executors.hub import Fragments, Gone, View, hub
 from jobs import views
+from jobs.archive import ArchiveUnavailable
 from jobs.listing import JobFilter
 from jobs.logs import LogPage, read_log_async
 from jobs.models import Job
@@ -76,7 +77,7 @@ class JobDetail(LivePage):
                 grown.clear()
                 try:
                     page, text = await _read(str(self._job_id), offset)
-                except RedisUnavailable:
+                except (*RedisUnavailable, ArchiveUnavailable):
                     await _wait(grown, LOG_LOOK_SECONDS)
                     continue
                 if page.lines or told != (page.total, page.complete):
@@ -85,7 +86,7 @@ class JobDetail(LivePage):
                     await self.send(text)
                     await asyncio.gather(self._logged.wait(), asyncio.sleep(LOG_INTERVAL_SECONDS))
                 offset = page.next_offset
-                if offset >= page.total:
+                if offset >= page.total or not page.lines:
                     await _wait(grown, LOG_LOOK_SECONDS)
 
 
@@ -116,6 +117,7 @@ async def _read_alone(job_id: str, offset: int | None) -> tuple[LogPage, str]:
         "total": page.total,
         "dropped": page.dropped,
         "complete": page.complete,
+        "cut": page.cut,
     }
     return page, json.dumps({"log": body}, ensure_ascii=False, separators=(",", ":"))
 

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from asgiref.sync import sync_to_async
 from django.contrib import messages
 from django.http import Http404, HttpRequest, HttpResponse, JsonResponse, StreamingHttpResponse
 from django.shortcuts import get_object_or_404, redirect, render
@@ -19,10 +18,11 @@ from executors.broker import RedisUnavailable
 from executors.hub import Fragments
 from executors.models import Executor
 from jobs import services
+from jobs.archive import ArchiveUnavailable
 from jobs.forms import JobForm
 from jobs.lifecycle import LIVE, State
 from jobs.listing import JobFilter, as_job_id, page_of
-from jobs.logs import read_log
+from jobs.logs import read_log, read_log_async
 from jobs.masking import masked
 from jobs.models import Attempt, Job
 from jobs.snapshot import why_waiting
@@ -170,7 +170,8 @@ def abort(request: HtmxRequest, job_id: uuid.UUID) -> HttpResponse:
 
 @require_GET
 def log_lines(request: HttpRequest, job_id: uuid.UUID) -> JsonResponse:
-    """The lines from `?offset=` on, at most EARLIER_LINES, as the socket sends them."""
+    """The lines from `?offset=` on, at most EARLIER_LINES. Where `cut` is not 0, the line at index `cut_at` stands for
+    that many which are missing."""
     get_object_or_404(Job.objects.only("id"), id=job_id)
     try:
         offset = max(0, int(request.GET.get("offset", "0")))
@@ -179,9 +180,14 @@ def log_lines(request: HttpRequest, job_id: uuid.UUID) -> JsonResponse:
         return JsonResponse({"detail": "offset and limit are whole numbers."}, status=422)
     try:
         page = read_log(broker.client(), job_id, offset, limit)
+        left = offset + limit - page.next_offset if page.cut else 0
+        rest = read_log(broker.client(), job_id, page.next_offset, left).lines if left > 0 else []
     except RedisUnavailable:
         return JsonResponse({"detail": "Redis, which holds the log, does not answer; try again shortly."}, status=503)
-    return JsonResponse({"first": page.first, "lines": page.lines, "total": page.total, "dropped": page.dropped})
+    except ArchiveUnavailable as error:
+        return JsonResponse({"detail": str(error)}, status=503)
+    body = {"first": page.first, "lines": page.lines + rest, "total": page.total, "dropped": page.dropped}
+    return JsonResponse({**body, "cut": page.cut, "cut_at": len(page.lines) - 1})
 
 
 @require_GET
@@ -196,10 +202,10 @@ def log_download(request: HttpRequest, job_id: uuid.UUID) -> StreamingHttpRespon
 
 
 async def _log_text(job_id: uuid.UUID) -> AsyncIterator[str]:
-    read = sync_to_async(read_log, thread_sensitive=False)
-    page = await read(broker.client(), job_id, 0, 5000)
-    if page.dropped:
-        yield f"[{page.dropped} lines are gone from the front: the log grew over its limit]\n"
-    while page.lines:
-        yield "\n".join(page.lines) + "\n"
-        page = await read(broker.client(), job_id, page.next_offset, 5000)
+    async with broker.async_client() as client:
+        page = await read_log_async(client, job_id, 0, 5000)
+        if page.dropped:
+            yield f"[{page.dropped} lines are gone from the front]\n"
+        while page.lines:
+            yield "\n".join(page.lines) + "\n"
+            page = await read_log_async(client, job_id, page.next_offset, 5000)

@@ -16,6 +16,7 @@ from pydantic import Field
 from executors import api as executors_api
 from executors.models import Executor
 from jobs import api as jobs_api
+from jobs.archive import ArchiveUnavailable
 from jobs.lifecycle import State
 from jobs.models import Job
 from jobs.services import JobIsFinal, JobNotFound
@@ -138,6 +139,11 @@ def job_is_final(request: HttpRequest, error: JobIsFinal) -> HttpResponse:
 @api.exception_handler(jobs_api.NoScheduler)
 def no_scheduler(request: HttpRequest, error: jobs_api.NoScheduler) -> HttpResponse:
     return error_response(503, str(error), "no_scheduler")
+
+
+@api.exception_handler(ArchiveUnavailable)
+def archive_unavailable(request: HttpRequest, error: ArchiveUnavailable) -> HttpResponse:
+    return error_response(503, f"{error}. Try again shortly.", "archive_unavailable")
 
 
 @api.exception_handler(redis.ConnectionError)

@@ -31,7 +31,7 @@ function receive(page) {
   dropped = page.dropped;
   complete = page.complete;
   if (next === null || page.first !== next) restart(page.first); // what lies between is behind 'load earlier'
-  append(page.lines);
+  append(page.lines, page.cut);
   send({ logged: next });
   describe();
 }
@@ -42,12 +42,13 @@ function restart(line) {
   unseen = 0;
 }
 
-function append(lines) {
+function append(lines, cut = 0) {
   if (!lines.length) return;
   const fragment = document.createDocumentFragment();
   for (const line of lines) fragment.append(element(line, styles));
+  standsFor(fragment.lastElementChild, cut);
   list.append(fragment);
-  next += lines.length;
+  next += lines.length + Math.max(0, cut - 1);
   if (following) {
     trim();
     view.scrollTop = view.scrollHeight;
@@ -59,8 +60,15 @@ function append(lines) {
 
 function trim() {
   const surplus = list.childElementCount - KEPT;
-  for (let index = 0; index < surplus; index += 1) list.firstElementChild.remove();
-  if (surplus > 0) first += surplus;
+  for (let index = 0; index < surplus; index += 1) {
+    first += Number(list.firstElementChild.dataset.standsFor ?? 1);
+    list.firstElementChild.remove();
+  }
+}
+
+// One line says what is missing where the log's middle was cut, and counts as all that is missing.
+function standsFor(row, cut) {
+  if (cut) row.dataset.standsFor = cut;
 }
 
 function element(line, styleOf) {
@@ -90,7 +98,7 @@ function describe() {
   const lines = `${total.toLocaleString("en")} line${total === 1 ? "" : "s"}`;
   count.textContent = total > shown ? `${lines}, ${shown.toLocaleString("en")} shown` : lines;
   notice.hidden = !dropped;
-  if (dropped) notice.textContent = `The log grew over its limit: the first ${dropped.toLocaleString("en")} lines are gone.`;
+  if (dropped) notice.textContent = `The first ${dropped.toLocaleString("en")} lines are gone: they were lost before they were archived.`;
   earlier.hidden = first <= dropped;
   empty.hidden = total > 0;
   empty.firstElementChild.textContent = complete ? "The job printed nothing." : "No output yet. Lines appear here as the job prints them.";
@@ -109,8 +117,10 @@ earlier.addEventListener("click", async () => {
     const own = { stdout: plainStyle(), stderr: plainStyle() };
     const before = view.scrollHeight - view.scrollTop;
     follow(false);
-    list.prepend(...lines.map((line) => element(line, own)));
-    first -= lines.length;
+    const rows = lines.map((line) => element(line, own));
+    if (page.cut && rows[page.cut_at]) standsFor(rows[page.cut_at], page.cut);
+    list.prepend(...rows);
+    if (rows.length) first = page.first;
     dropped = Math.max(dropped, page.dropped);
     view.scrollTop = view.scrollHeight - before;
     describe();

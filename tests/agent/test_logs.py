@@ -1,5 +1,6 @@
 """Frames to lines to Redis."""
 
+import asyncio
 import random
 import struct
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -138,14 +139,13 @@ async def make_writer(redis_server: str, redis_client: redis.Redis) -> AsyncIter
     async def once(call: Callable[[], Awaitable[Any]]) -> Any:
         return await call()
 
-    def make(attempt: int = 1, limit_bytes: int = 10**6, retention_seconds: int = 100) -> LogWriter:
+    def make(attempt: int = 1, limit_bytes: int = 10**6) -> LogWriter:
         return LogWriter(
             client,
             Keys(),
             "j",
             attempt,
             limit_bytes=limit_bytes,
-            retention_seconds=retention_seconds,
             patiently=once,
         )
 
@@ -197,7 +197,8 @@ async def test_a_superseded_attempt_writes_nothing_more(
     await old.open()
     await old.append([b"old"], 3, Position(1), Position())
     await old.close()
-    assert (meta(redis_client, "complete"), redis_client.ttl("job_logs:j")) == (b"1", 100)
+    assert meta(redis_client, "complete") == b"1"
+    redis_client.expire("job_logs:j", 100)  # As the archiver does
     await new.open()
     assert (meta(redis_client, "complete"), redis_client.ttl("job_logs:j")) == (b"0", -1)
     for late in (old.open(), old.append([b"late"], 4, Position(2), Position()), old.close()):
@@ -208,20 +209,69 @@ async def test_a_superseded_attempt_writes_nothing_more(
     assert meta(redis_client, "lines") == b"2"
 
 
-async def test_a_log_over_its_limit_loses_its_oldest_lines_and_says_how_many(
+async def fill(writer: LogWriter, batches: int) -> None:
+    """Batches of 300 lines and 3000 bytes."""
+    await writer.open()
+    for batch in range(batches):
+        lines = [b"%09d." % (batch * 300 + number) for number in range(300)]
+        await writer.append(lines, 3000, Position(300 * (batch + 1)), Position())
+
+
+async def test_a_log_over_its_limit_leaves_its_archived_lines_to_the_archive(
     make_writer: Callable[..., LogWriter], redis_client: redis.Redis
 ) -> None:
     writer = make_writer(limit_bytes=10_000)
     await writer.open()
-    for batch in range(10):
-        lines = [b"%09d." % (batch * 300 + number) for number in range(300)]
-        await writer.append(lines, 3000, Position(300 * (batch + 1)), Position())
+    redis_client.hset("job_logs_meta:j", "archived", 10**6)
+    await fill(writer, 10)
     kept = log(redis_client)
     assert int(meta(redis_client, "lines") or 0) == 3000
     assert int(meta(redis_client, "dropped") or 0) == 3000 - len(kept)
     assert int(meta(redis_client, "bytes") or 0) == 10 * len(kept) <= 10_000
     assert len(kept) >= 900
     assert kept == [b"%09d." % number for number in range(3000 - len(kept), 3000)]
+
+
+async def test_no_line_leaves_redis_before_it_is_archived(
+    make_writer: Callable[..., LogWriter], redis_client: redis.Redis
+) -> None:
+    writer = make_writer(limit_bytes=10_000)
+    await writer.open()
+    redis_client.hset("job_logs_meta:j", "archived", 450)
+    await fill(writer, 5)
+    assert meta(redis_client, "dropped") == b"450"
+    assert log(redis_client) == [b"%09d." % number for number in range(450, 1500)]
+
+
+async def test_a_writer_waits_while_twice_the_limit_is_not_archived(
+    make_writer: Callable[..., LogWriter], redis_client: redis.Redis
+) -> None:
+    writer = make_writer(limit_bytes=10_000)
+    filling = asyncio.create_task(fill(writer, 8))
+    while redis_client.llen("job_logs:j") < 1800:  # noqa: ASYNC110 nothing announces it
+        await asyncio.sleep(0.01)
+    await asyncio.sleep(0.3)
+    assert (redis_client.llen("job_logs:j"), redis_client.zscore("logs_to_archive", "j")) == (1800, 0)
+    redis_client.hset("job_logs_meta:j", "archived", 1800)
+    async with asyncio.timeout(5):
+        await filling
+    assert int(meta(redis_client, "lines") or 0) == 2400
+    assert log(redis_client)[-1] == b"000002399."
+
+
+async def test_the_archive_is_asked_for_in_time(
+    make_writer: Callable[..., LogWriter], redis_client: redis.Redis
+) -> None:
+    writer = make_writer()
+    await writer.open()
+    redis_client.delete("logs_to_archive")  # A log that begins is looked at once.
+    await writer.append([b"a"], 1, Position(1), Position())
+    assert (redis_client.zscore("logs_to_archive", "j") or 0) > redis_client.time()[0] + 10
+    await writer.append([b"x" * 10**6], 10**6, Position(2), Position())
+    assert redis_client.zscore("logs_to_archive", "j") == 0
+    redis_client.delete("logs_to_archive")
+    await writer.close()
+    assert redis_client.zscore("logs_to_archive", "j") == 0
 
 
 async def test_readers_are_told_of_growth_and_of_the_end(

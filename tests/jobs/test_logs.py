@@ -39,21 +39,21 @@ def write(client: redis.Redis, job_id: object, *numbers: int, dropped: int = 0, 
 # --- By offset -------------------------------------------------------------------------------------------------
 
 
-def test_a_log_is_read_from_any_line_on(redis_client: redis.Redis) -> None:
+def test_a_log_is_read_from_any_line_on(db: None, redis_client: redis.Redis) -> None:
     write(redis_client, JOB, *range(10))
     page = read_log(redis_client, JOB, offset=4, limit=3)
     assert page == LogPage(first=4, lines=[line(4), line(5), line(6)], total=10, dropped=0, complete=False)
     assert page.next_offset == 7
 
 
-def test_without_an_offset_the_tail_is_read(redis_client: redis.Redis) -> None:
+def test_without_an_offset_the_tail_is_read(db: None, redis_client: redis.Redis) -> None:
     write(redis_client, JOB, *range(10))
     page = read_log(redis_client, JOB, limit=2)
     assert (page.first, page.lines) == (8, [line(8), line(9)])
     assert read_log(redis_client, JOB, limit=100).first == 0
 
 
-def test_offsets_stay_when_lines_are_dropped_from_the_front(redis_client: redis.Redis) -> None:
+def test_offsets_stay_when_lines_are_dropped_from_the_front(db: None, redis_client: redis.Redis) -> None:
     write(redis_client, JOB, *range(10), dropped=6)
     assert read_log(redis_client, JOB, offset=7).lines == [line(7), line(8), line(9)]
     page = read_log(redis_client, JOB, offset=0)
@@ -61,22 +61,22 @@ def test_offsets_stay_when_lines_are_dropped_from_the_front(redis_client: redis.
     assert read_log(redis_client, JOB, limit=100).first == 6
 
 
-def test_reading_beyond_the_end_gives_nothing_and_stays_there(redis_client: redis.Redis) -> None:
+def test_reading_beyond_the_end_gives_nothing_and_stays_there(db: None, redis_client: redis.Redis) -> None:
     write(redis_client, JOB, 0, 1)
     page = read_log(redis_client, JOB, offset=5)
     assert (page.lines, page.next_offset, page.total) == ([], 5, 2)
 
 
-def test_a_job_without_a_log_has_an_empty_page(redis_client: redis.Redis) -> None:
+def test_a_job_without_a_log_has_an_empty_page(db: None, redis_client: redis.Redis) -> None:
     assert read_log(redis_client, JOB) == LogPage(first=0, lines=[], total=0, dropped=0, complete=False)
 
 
-def test_a_complete_log_says_so(redis_client: redis.Redis) -> None:
+def test_a_complete_log_says_so(db: None, redis_client: redis.Redis) -> None:
     write(redis_client, JOB, 0, complete=True)
     assert read_log(redis_client, JOB).complete
 
 
-def test_bytes_that_are_no_text_do_not_stop_the_reader(redis_client: redis.Redis) -> None:
+def test_bytes_that_are_no_text_do_not_stop_the_reader(db: None, redis_client: redis.Redis) -> None:
     redis_client.rpush(keys().job_logs(JOB), b"t stdout \xff\xfe")
     assert read_log(redis_client, JOB).lines == ["t stdout \ufffd\ufffd"]
 

@@ -17,6 +17,7 @@ from django.db import Error as DatabaseFailure
 from django.db import connection
 
 from jobs import leadership
+from jobs.background import chores
 from jobs.leadership import LostLeadership
 from jobs.scheduler import Scheduler
 
@@ -149,7 +150,8 @@ def stand_by(stop: StopSignal) -> None:
         trouble.over("the database")
         if term is not None:
             announced = False
-            lead(Scheduler(holder, term, interruptible=stop.interruptible), stop, trouble)
+            with chores():
+                lead(Scheduler(holder, term, interruptible=stop.interruptible), stop, trouble)
             continue
         if not announced:
             logger.info("standing by, another scheduler leads")
