@@ -1,12 +1,12 @@
 """The sockets of the jobs list and of a job's page; the latter carries the job's log as well.
 
-Log lines travel as data, by offset: `{"log": {"first", "lines", "total", "dropped", "complete", "cut"}}`; where `cut`
-is not 0, the last line stands for as many that are missing. The browser answers `{"logged": next offset}` when it shows
-them, and only then gets more; paused, it just does not answer. A page that opens with `?log_offset=N` goes on there.
+Log lines travel as data, by offset, as `jobs.log_views.as_json` writes them: `{"log": {"first", "lines", "total", …}}`.
+The browser answers `{"logged": true}` when it shows them, and only then gets more; paused, it just does not answer. A
+page that opens with `?log_offset=N` goes on there, one without begins with the end of the log. `{"follow": N}` goes on
+at N; `{"follow": false}`, or `?log_offset=off`, asks for no lines any more, only how many there are.
 """
 
 import asyncio
-import json
 import uuid
 from typing import Any
 from urllib.parse import parse_qsl
@@ -18,15 +18,17 @@ from executors.hub import Fragments, Gone, View, hub
 from jobs import views
 from jobs.archive import ArchiveUnavailable
 from jobs.listing import JobFilter
+from jobs.log_views import as_json, shortened
 from jobs.logs import LogPage, read_log_async
 from jobs.models import Job
 
 LOG_PAGE_LINES = 1000
 KEPT_LINES = 5000
-"""As many lines as the browser keeps (static/js/log.js). Who is further behind than that goes on at the end of the log:
-what lies between would be dropped unseen, and can be fetched by offset."""
+"""Who is further behind than that goes on at the end of the log: what lies between can be fetched by offset."""
 LOG_INTERVAL_SECONDS = 0.05
 """The shortest time between two reads for one reader."""
+COUNT_INTERVAL_SECONDS = 0.25
+"""The same for who wants no lines, only to know how many there are."""
 LOG_LOOK_SECONDS = 5.0
 """How often to look without a hint: hints are lost while Redis restarts."""
 
@@ -45,7 +47,9 @@ class JobList(LivePage):
 class JobDetail(LivePage):
     async def connect(self) -> None:
         self._job_id: uuid.UUID = self.scope["url_route"]["kwargs"]["job_id"]
-        self._logged = asyncio.Event()
+        wish = _query(self.scope).get("log_offset", "")
+        self._offset, self._following, self._wished = _offset(wish), wish != "off", False
+        self._logged, self._grown = asyncio.Event(), asyncio.Event()
         await super().connect()
 
     def view(self) -> View:
@@ -67,16 +71,27 @@ class JobDetail(LivePage):
     def on_message(self, message: dict[str, Any]) -> None:
         if "logged" in message:
             self._logged.set()
+        wish = message.get("follow")
+        if wish is False:
+            self._follow(None, False)
+        elif type(wish) is int and wish >= 0:
+            self._follow(wish, True)
         super().on_message(message)
 
+    def _follow(self, offset: int | None, following: bool) -> None:
+        self._offset, self._following, self._wished = offset, following, True
+        self._grown.set()
+
     async def _send_log(self) -> None:
-        offset = _offset(_query(self.scope).get("log_offset", ""))
         told: tuple[int, bool] | None = None
         async with hub().listening(broker.keys().log_channel(str(self._job_id))) as grown:
+            self._grown = grown
             while True:
                 grown.clear()
+                self._wished = False
+                offset, following = self._offset, self._following
                 try:
-                    page, text = await _read(str(self._job_id), offset)
+                    page, text = await _read(str(self._job_id), offset, LOG_PAGE_LINES if following else 0)
                 except (*RedisUnavailable, ArchiveUnavailable):
                     await _wait(grown, LOG_LOOK_SECONDS)
                     continue
@@ -84,42 +99,38 @@ class JobDetail(LivePage):
                     told = page.total, page.complete
                     self._logged.clear()
                     await self.send(text)
-                    await asyncio.gather(self._logged.wait(), asyncio.sleep(LOG_INTERVAL_SECONDS))
-                offset = page.next_offset
-                if offset >= page.total or not page.lines:
+                    interval = LOG_INTERVAL_SECONDS if following else COUNT_INTERVAL_SECONDS
+                    await asyncio.gather(self._logged.wait(), asyncio.sleep(interval))
+                if self._wished:
+                    continue
+                self._offset = page.next_offset if following else None
+                if page.next_offset >= page.total or not page.lines:
                     await _wait(grown, LOG_LOOK_SECONDS)
 
 
-_reads: dict[tuple[str, int | None, int], asyncio.Task[tuple[LogPage, str]]] = {}
+_reads: dict[tuple[str, int | None, int, int], asyncio.Task[tuple[LogPage, str]]] = {}
 
 
-async def _read(job_id: str, offset: int | None) -> tuple[LogPage, str]:
+async def _read(job_id: str, offset: int | None, limit: int) -> tuple[LogPage, str]:
     """A page of the log and the message that carries it.
 
     Readers that are equally far share one read, but never one that was begun before the newest hint: it may lack the
     lines that the hint is about.
     """
-    key = job_id, offset, hub().hints(broker.keys().log_channel(job_id))
+    key = job_id, offset, limit, hub().hints(broker.keys().log_channel(job_id))
     task = _reads.get(key)
     if task is None:
-        task = _reads[key] = asyncio.create_task(_read_alone(job_id, offset))
+        task = _reads[key] = asyncio.create_task(_read_alone(job_id, offset, limit))
         task.add_done_callback(lambda _: _reads.pop(key, None))
     return await asyncio.shield(task)
 
 
-async def _read_alone(job_id: str, offset: int | None) -> tuple[LogPage, str]:
-    page = await read_log_async(hub().client, job_id, offset, LOG_PAGE_LINES)
-    if page.total - page.first > KEPT_LINES:
-        page = await read_log_async(hub().client, job_id, None, LOG_PAGE_LINES)
-    body = {
-        "first": page.first,
-        "lines": page.lines,
-        "total": page.total,
-        "dropped": page.dropped,
-        "complete": page.complete,
-        "cut": page.cut,
-    }
-    return page, json.dumps({"log": body}, ensure_ascii=False, separators=(",", ":"))
+async def _read_alone(job_id: str, offset: int | None, limit: int) -> tuple[LogPage, str]:
+    page = await read_log_async(hub().client, job_id, offset, limit)
+    if limit and page.total - page.first > KEPT_LINES:
+        page = await read_log_async(hub().client, job_id, None, limit)
+    page = shortened(page)
+    return page, f'{{"log":{as_json(page)}}}'
 
 
 async def _wait(event: asyncio.Event, seconds: float) -> None:

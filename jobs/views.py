@@ -1,33 +1,26 @@
 """The job pages. What changes on them is rendered as fragments, for the page and for its socket alike."""
 
 import uuid
-from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
 from django.contrib import messages
-from django.http import Http404, HttpRequest, HttpResponse, JsonResponse, StreamingHttpResponse
-from django.shortcuts import get_object_or_404, redirect, render
+from django.http import Http404, HttpRequest, HttpResponse
+from django.shortcuts import redirect, render
 from django.template.loader import render_to_string
 from django.views.decorators.http import require_GET, require_http_methods, require_POST
 from django_htmx.middleware import HtmxDetails
 
-from executors import broker
-from executors.broker import RedisUnavailable
 from executors.hub import Fragments
 from executors.models import Executor
 from jobs import services
-from jobs.archive import ArchiveUnavailable
 from jobs.forms import JobForm
 from jobs.lifecycle import LIVE, State
 from jobs.listing import JobFilter, as_job_id, page_of
-from jobs.logs import read_log, read_log_async
 from jobs.masking import masked
 from jobs.models import Attempt, Job
 from jobs.snapshot import why_waiting
-
-EARLIER_LINES = 1000
 
 
 class HtmxRequest(HttpRequest):
@@ -163,49 +156,3 @@ def abort(request: HtmxRequest, job_id: uuid.UUID) -> HttpResponse:
     if request.htmx:
         return render(request, "jobs/_head.html", detail_context(job_id))
     return redirect("jobs:detail", job_id)
-
-
-# --- Its log -----------------------------------------------------------------------------------------------------
-
-
-@require_GET
-def log_lines(request: HttpRequest, job_id: uuid.UUID) -> JsonResponse:
-    """The lines from `?offset=` on, at most EARLIER_LINES. Where `cut` is not 0, the line at index `cut_at` stands for
-    that many which are missing."""
-    get_object_or_404(Job.objects.only("id"), id=job_id)
-    try:
-        offset = max(0, int(request.GET.get("offset", "0")))
-        limit = min(EARLIER_LINES, max(1, int(request.GET.get("limit", EARLIER_LINES))))
-    except ValueError:
-        return JsonResponse({"detail": "offset and limit are whole numbers."}, status=422)
-    try:
-        page = read_log(broker.client(), job_id, offset, limit)
-        left = offset + limit - page.next_offset if page.cut else 0
-        rest = read_log(broker.client(), job_id, page.next_offset, left).lines if left > 0 else []
-    except RedisUnavailable:
-        return JsonResponse({"detail": "Redis, which holds the log, does not answer; try again shortly."}, status=503)
-    except ArchiveUnavailable as error:
-        return JsonResponse({"detail": str(error)}, status=503)
-    body = {"first": page.first, "lines": page.lines + rest, "total": page.total, "dropped": page.dropped}
-    return JsonResponse({**body, "cut": page.cut, "cut_at": len(page.lines) - 1})
-
-
-@require_GET
-def log_download(request: HttpRequest, job_id: uuid.UUID) -> StreamingHttpResponse:
-    """All lines that are kept, as a text file."""
-    get_object_or_404(Job.objects.only("id"), id=job_id)
-    return StreamingHttpResponse(
-        _log_text(job_id),
-        content_type="text/plain; charset=utf-8",
-        headers={"Content-Disposition": f'attachment; filename="job-{job_id}.log"'},
-    )
-
-
-async def _log_text(job_id: uuid.UUID) -> AsyncIterator[str]:
-    async with broker.async_client() as client:
-        page = await read_log_async(client, job_id, 0, 5000)
-        if page.dropped:
-            yield f"[{page.dropped} lines are gone from the front]\n"
-        while page.lines:
-            yield "\n".join(page.lines) + "\n"
-            page = await read_log_async(client, job_id, page.next_offset, 5000)
