@@ -25,7 +25,7 @@ from django.db.models import F
 from agent.protocol import ARCHIVE_AFTER_BYTES, ARCHIVE_AFTER_SECONDS
 from executors import broker
 from executors.broker import keys
-from jobs import archive
+from jobs import archive, crashpoints
 from jobs.archive import ArchiveUnavailable, ChunkGone
 from jobs.listing import as_job_id
 from jobs.models import Job, LogArchive, LogChunk
@@ -171,7 +171,10 @@ def archive_due(client: redis.Redis) -> bool:
         if take := _take_or_postpone(client, job_id, log):
             takes.append(take)
     _store(client, takes)
-    _mark(client, _count(client, takes))
+    crashpoints.reach("logs-stored")
+    counted = _count(client, takes)
+    crashpoints.reach("logs-counted")
+    _mark(client, counted)
     return len(due) == JOBS_A_ROUND or len(takes) < len(known) or any(len(t.pieces) >= PIECES_A_JOB for t in takes)
 
 

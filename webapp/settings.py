@@ -136,7 +136,7 @@ def archive_storage() -> dict[str, Any]:
         "region_name": os.environ.get("ARCHIVE_REGION") or None,
         "location": os.environ.get("ARCHIVE_PREFIX", ""),
     }
-    return {"BACKEND": "storages.backends.s3.S3Storage", "OPTIONS": options}
+    return {"BACKEND": "jobs.bucket.Bucket", "OPTIONS": options}
 
 
 STORAGES = {

@@ -1,5 +1,6 @@
 """The scheduler as a process of its own, or several, over a database and a Redis of their own."""
 
+import gzip
 import os
 import signal
 import sqlite3
@@ -110,6 +111,60 @@ def schedulers(tmp_path: Path) -> Iterator[Schedulers]:
     schedulers.migrate()
     yield schedulers
     schedulers.close()
+
+
+@pytest.fixture
+def archiving_job(schedulers: Schedulers) -> str:
+    """A job whose complete log waits in Redis for the archive, as the agent leaves it."""
+    job_id = "0190a000-0000-7000-8000-000000000001"
+    submitted = "submit(parse_submission({'docker_image': 'alpine'}))"
+    code = f"from jobs.services import submit; from jobs.submission import parse_submission; job = {submitted}"
+    made = schedulers.manage("shell", "-v0", "-c", f"{code}; job.id = '{job_id}'; job.save(force_insert=True)")
+    assert made.returncode == 0, made.stderr
+    keys = Keys()
+    schedulers.redis.rpush(keys.job_logs(job_id), *[f"t stdout {number}" for number in range(1000)])
+    schedulers.redis.hset(
+        keys.job_logs_meta(job_id), mapping={"lines": 1000, "attempt": 1, "complete": 1, "begin:1": 0}
+    )
+    schedulers.redis.zadd(keys.logs_to_archive, {job_id: 0})
+    return job_id
+
+
+def archived_text(schedulers: Schedulers, job_id: str) -> str:
+    """What of the job's files in the archive counts."""
+    with sqlite3.connect(schedulers.directory / "db.sqlite3") as database:
+        query = "SELECT name FROM jobs_logchunk WHERE job_id = ? ORDER BY first"
+        names = [name for (name,) in database.execute(query, [job_id.replace("-", "")])]
+    return "".join(gzip.decompress((schedulers.directory / "archive" / name).read_bytes()).decode() for name in names)
+
+
+@pytest.mark.parametrize("moment", ["logs-stored", "logs-counted"])
+def test_killed_while_it_archives_it_neither_loses_nor_doubles_a_line(
+    schedulers: Schedulers, archiving_job: str, moment: str
+) -> None:
+    schedulers.env["CRASH_POINT"] = moment
+    assert schedulers.start().wait(30) == -signal.SIGKILL
+    assert schedulers.redis.ttl(Keys().job_logs(archiving_job)) == -1
+    del schedulers.env["CRASH_POINT"]
+    schedulers.start()
+    wait_for("the log to expire", lambda: schedulers.redis.ttl(Keys().job_logs(archiving_job)) > 0, timeout=30)
+    assert archived_text(schedulers, archiving_job) == "".join(f"t stdout {number}\n" for number in range(1000))
+    assert schedulers.redis.zcard(Keys().logs_to_archive) == 0
+
+
+def test_an_archive_that_takes_nothing_is_said_once_and_holds_up_no_pass(
+    schedulers: Schedulers, archiving_job: str
+) -> None:
+    (schedulers.directory / "archive").write_text("a file where the folder should be")
+    schedulers.start()
+    schedulers.says(0, "archiving logs waits, and tries again: The archive")
+    schedulers.hello("node")
+    schedulers.ask()
+    assert schedulers.redis.ttl(Keys().job_logs(archiving_job)) == -1
+    (schedulers.directory / "archive").unlink()
+    schedulers.says(0, "archiving logs goes on")
+    assert schedulers.output(0).count("archiving logs waits") == 1
+    wait_for("the log to expire", lambda: schedulers.redis.ttl(Keys().job_logs(archiving_job)) > 0, timeout=30)
 
 
 @pytest.mark.parametrize("signal_number", [signal.SIGTERM, signal.SIGINT])
