@@ -13,13 +13,14 @@ from pydantic import Field
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
+from executors.broker import keys
 from jobs.leadership import lease_status
 
 router = Router(tags=["Cluster"])
 
 REDIS_SECONDS = 1.0
 
-Verdict = Literal["ok", "down"]
+Verdict = Literal["ok", "degraded", "down"]
 
 
 class Part(Schema):
@@ -36,6 +37,7 @@ class Health(Schema):
     database: Part
     redis: Part
     scheduler: Part
+    archive: Part | None = Field(default=None, description="Of logs; as the scheduler met it last.")
 
 
 @router.get(
@@ -45,11 +47,12 @@ class Health(Schema):
     summary="Whether database, Redis and scheduler answer",
 )
 def health(request: HttpRequest) -> Status[dict[str, Any]]:
-    """503 when one of them is down. Needs no login."""
-    parts = {"database": database(), "redis": broker_redis()}
+    """503 when one of them is down. An archive that takes nothing degrades: logs stay in Redis. Needs no login."""
+    parts = {"database": database(), **redis_and_archive()}
     parts["scheduler"] = scheduler() if parts["database"]["status"] == "ok" else down("Unknown without the database.")
-    well = all(part["status"] == "ok" for part in parts.values())
-    return Status(200 if well else 503, {"status": "ok" if well else "down", **parts})
+    statuses = {part["status"] for part in parts.values()}
+    status = next(verdict for verdict in ("down", "degraded", "ok") if verdict in statuses)
+    return Status(503 if status == "down" else 200, {"status": status, **parts})
 
 
 def down(detail: str, **more: float) -> dict[str, Any]:
@@ -66,7 +69,7 @@ def database() -> dict[str, Any]:
     return {"status": "ok", "detail": connection.vendor, "age_seconds": 0.0, "latency_ms": _milliseconds_since(begin)}
 
 
-def broker_redis() -> dict[str, Any]:
+def redis_and_archive() -> dict[str, dict[str, Any]]:
     """On a connection of its own: the shared client waits longer than a health check may."""
     begin = time.monotonic()
     client = redis.Redis.from_url(
@@ -77,11 +80,18 @@ def broker_redis() -> dict[str, Any]:
     )
     try:
         version = client.info("server")["redis_version"]
+        latency = _milliseconds_since(begin)
+        archive_is_away = client.exists(keys().archive_trouble)
     except redis.RedisError as error:
-        return down(f"Redis does not answer: {_first_line(error)}")
+        return {"redis": down(f"Redis does not answer: {_first_line(error)}")}
     finally:
         client.close()
-    return {"status": "ok", "detail": f"Redis {version}", "age_seconds": 0.0, "latency_ms": _milliseconds_since(begin)}
+    archive = {"status": "ok", "detail": "takes logs"}
+    if archive_is_away:
+        detail = "The archive takes no logs at present, they stay in Redis; the scheduler's log says why."
+        archive = {"status": "degraded", "detail": detail}
+    answers = {"status": "ok", "detail": f"Redis {version}", "age_seconds": 0.0, "latency_ms": latency}
+    return {"redis": answers, "archive": archive}
 
 
 def scheduler() -> dict[str, Any]:

@@ -13,6 +13,7 @@ from django.test import Client
 from django.utils import timezone
 from pytest_django import Settings
 
+from executors.broker import keys
 from jobs.models import SchedulerLease
 from tests.parts import free_port, start_redis
 
@@ -40,6 +41,18 @@ def test_all_is_well_when_all_three_answer(client: Client, redis_client: redis.R
     assert health["database"]["latency_ms"] >= 0
     assert health["redis"]["latency_ms"] >= 0
     assert all(health[part]["age_seconds"] >= 0 for part in ("database", "redis", "scheduler"))
+
+
+def test_an_archive_that_takes_nothing_degrades_and_gives_nothing_away(
+    client: Client, redis_client: redis.Redis
+) -> None:
+    lead()
+    assert client.get("/health").json()["archive"]["status"] == "ok"
+    redis_client.set(keys().archive_trouble, "No space left on device: /secret/place")
+    response = client.get("/health")
+    assert (response.status_code, response.json()["status"]) == (200, "degraded")
+    assert response.json()["archive"]["status"] == "degraded"
+    assert "/secret/place" not in response.content.decode()
 
 
 def test_without_a_scheduler_it_says_how_to_start_one(client: Client, redis_client: redis.Redis) -> None:

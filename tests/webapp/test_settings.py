@@ -39,6 +39,9 @@ def test_the_seeds_names_and_defaults(tmp_path: Path) -> None:
         ("LEASE_SECONDS", "0"),
         ("HEARTBEAT_INTERVAL", "nan"),
         ("PLACEMENT_STRATEGY", "random"),
+        ("LOG_RETENTION_SECONDS", "-1"),
+        ("LOG_ARCHIVE_LIMIT_MB", "none"),
+        ("JOB_RETENTION_DAYS", "1.5"),
     ],
 )
 def test_a_value_that_makes_no_sense_is_named(tmp_path: Path, name: str, value: str) -> None:
@@ -69,3 +72,17 @@ def test_sqlite_waits_for_its_turn_and_lets_readers_read(tmp_path: Path) -> None
 def test_a_postgresql_that_hangs_is_given_up_soon(tmp_path: Path) -> None:
     database = read(tmp_path, "s.DATABASES['default']['OPTIONS']", DATABASE_URL="postgres://u:p@h/d")
     assert database == "{'connect_timeout': 3}"
+
+
+def test_the_archive_is_a_folder_unless_a_bucket_is_named(tmp_path: Path) -> None:
+    assert "FileSystemStorage" in read(tmp_path, "s.STORAGES['archive']")
+    assert str(tmp_path / "archive") in read(tmp_path, "str(s.STORAGES['archive']['OPTIONS']['location'])")
+    named = read(tmp_path, "s.STORAGES['archive']", ARCHIVE_BUCKET="logs", ARCHIVE_ENDPOINT_URL="http://minio:9000")
+    assert "jobs.bucket.Bucket" in named and "'bucket_name': 'logs'" in named and "http://minio:9000" in named
+
+
+def test_sizes_and_ages_of_what_is_kept_have_their_units(tmp_path: Path) -> None:
+    assert read(tmp_path, "s.LOG_ARCHIVE_LIMIT_BYTES, s.JOB_RETENTION_DAYS, s.LOG_RETENTION_SECONDS") == (
+        f"{1024**3} 0 3600"
+    )
+    assert read(tmp_path, "s.LOG_ARCHIVE_LIMIT_BYTES", LOG_ARCHIVE_LIMIT_MB="0.5") == str(1024**2 // 2)
