@@ -35,6 +35,8 @@ _turns = threading.BoundedSemaphore(AT_ONCE)
 _NEEDS_LINE_ALONE = re.compile(r"\\[Az]|\(\?[a-zA-Z]*-")
 """Expressions that may match a line and yet not the same line among others."""
 
+_TIME_AND_STREAM = re.compile(r"^[^ \n]* [^ \n]* ", re.MULTILINE)
+
 Read = Callable[[int, int], LogPage]
 """Reads lines: (offset, limit) to a page, as `jobs.logs.read_log`."""
 
@@ -75,7 +77,7 @@ def parse_query(text: str, *, is_regex: bool = False, match_case: bool = False) 
         reason = error.args[0].decode(errors="replace") if isinstance(error.args[0], bytes) else str(error)
         if reason.startswith("invalid perl operator"):
             reason += " (there is no look-around)"
-        raise InvalidQuery(f"Not a regular expression of RE2: {reason}.") from None
+        raise InvalidQuery(f"Not a regular expression of RE2: {reason.replace('(?m)', '', 1)}.") from None
     except UnicodeEncodeError:
         raise InvalidQuery("What is searched for must be valid Unicode.") from None
     if pattern.programsize > LARGEST_PROGRAM:
@@ -127,20 +129,30 @@ def _after(page: LogPage, index: int) -> int:
 
 def _matching(lines: list[str], query: Query) -> Iterator[int]:
     """The indexes of the lines that match. All are looked at as one text, and only what may match once more alone."""
-    texts = [visible(text_of(line)) for line in lines]
-    if query.alone:
-        yield from (index for index, text in enumerate(texts) if _matches(text, query))
+    if not lines:
         return
-    whole = "\n".join(texts).encode(errors="replace")
+    whole = _visible_text(lines)
+    if query.alone:
+        yield from (index for index, text in enumerate(whole.split("\n")) if _matches(text, query))
+        return
+    raw = whole.encode(errors="replace")
     position = index = 0
-    while position <= len(whole) and (match := query.pattern.search(whole, position)):
+    while position <= len(raw) and (match := query.pattern.search(raw, position)):
         begin, end = match.span()
-        index += whole.count(b"\n", position, begin)
-        line_end = whole.find(b"\n", begin)
-        line_end = len(whole) if line_end < 0 else line_end
-        if index < len(texts) and (begin < end <= line_end or _matches(texts[index], query)):
+        index += raw.count(b"\n", position, begin)
+        line_end = raw.find(b"\n", begin)
+        line_end = len(raw) if line_end < 0 else line_end
+        if begin < end <= line_end or _matches(raw[raw.rfind(b"\n", 0, begin) + 1 : line_end].decode(), query):
             yield index
         position, index = line_end + 1, index + 1
+
+
+def _visible_text(lines: list[str]) -> str:
+    """What the lines show, one after the other."""
+    stored = "\n".join(lines)
+    if "\x1b" in stored or "\r" in stored or "\x08" in stored:
+        return "\n".join([visible(text_of(line)) for line in lines])
+    return _TIME_AND_STREAM.sub("", stored)
 
 
 def _matches(text: str, query: Query) -> bool:

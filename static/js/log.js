@@ -1,196 +1,342 @@
-// The log of a job's page. Lines have absolute numbers, so that nothing is shown twice or left out after a reconnect.
-import { plainStyle, render } from "./ansi.js";
+// The log of a job's page: what is followed, searched and selected, and the tools above it. Lines have absolute numbers, so
+// that nothing is shown twice or left out after a reconnect.
 import { onLive, send } from "./live.js";
+import { ScrollMarks } from "./log_marks.js";
+import { drawRow } from "./log_row.js";
+import { LineMap } from "./log_rows.js";
+import { LogSearch } from "./log_search.js";
+import { fromHash, Selection } from "./log_selection.js";
+import { LineStore, parse } from "./log_store.js";
+import { isMode, nextMode } from "./log_times.js";
+import { LogView } from "./log_view.js";
 
-const KEPT = 5000; // as jobs/consumers.py KEPT_LINES
-const AT_ONCE = 1000;
+const TYPING = 350; // ms of rest after which what was typed is searched for
+const CALM_LINES = 3; // a second: more than that is not read out
 
-const view = document.getElementById("log");
-const list = document.getElementById("log-lines");
-const count = document.getElementById("log-count");
-const notice = document.getElementById("log-notice");
-const earlier = document.getElementById("log-earlier");
-const empty = document.getElementById("log-empty");
-const newer = document.getElementById("log-new");
+const part = (name) => document.getElementById(`log-${name}`);
+const log = document.getElementById("log");
 
-const styles = { stdout: plainStyle(), stderr: plainStyle() };
-let first = null; // number of the first line shown
-let next = null; // number of the line that comes next
-let total = 0, dropped = 0, complete = false;
-let following = true, paused = false, unseen = 0;
-let held = null; // the page that came while paused: unanswered, so the server sends no more
+const store = new LineStore(log.dataset.lines, () => arrived(), (sentence) => complain("fetch", sentence));
+const search = new LogSearch(log.dataset.search, log.dataset.spans, store, { changed: found, marked: (lines) => view.redraw((row) => lines.has(row.line)), failed: (sentence) => complain("search", sentence) });
+const selection = new Selection(part("selection"), store, () => view.redraw() ?? showMarks());
+const marks = new ScrollMarks(part("marks"));
+const state = { store, search, selection, times: remembered("times", "off", isMode), began: "" };
+const view = new LogView(log, { draw: (line, before) => drawRow(line, before, state), shown, scrolled });
 
-onLive("log", receive, () => (next === null ? {} : { log_offset: next }));
+let following = selection.range === null; // whoever comes for a line stays there
+let goTo = selection.range; // the lines to be shown as soon as it is known that there are any
+let seenTotal = 0; // lines there were when the end was last in view
+let only = false; // show only what matches
+
+// --- Lines come --------------------------------------------------------------------------------------------------
+
+onLive("log", receive, () => ({ log_offset: following ? store.total || "" : "off" }));
 
 function receive(page) {
-  if (paused) {
-    held = page;
-    return;
+  const before = store.total;
+  store.take(page, true);
+  send({ logged: true });
+  if (before === 0) seenTotal = store.total;
+  arrived(store.total - before);
+  if (goTo && store.total) {
+    const { from, to } = goTo;
+    goTo = null;
+    view.showLine(from, from === to ? 0.4 : 0.2);
   }
-  total = page.total;
-  dropped = page.dropped;
-  complete = page.complete;
-  if (next === null || page.first !== next) restart(page.first); // what lies between is behind 'load earlier'
-  append(page.lines, page.cut);
-  send({ logged: next });
+  search.grown();
+}
+
+function arrived(count = 0) {
+  readOut(count);
+  if (following) seenTotal = store.total;
+  const width = Math.max(3, String(store.total).length);
+  log.style.setProperty("--digits", width);
+  view.pinned = following;
+  for (const [index, row] of view.rows) if (!row.ready && store.get(row.line) !== undefined) view.remove(index);
+  view.show(rows());
   describe();
+  showMarks();
 }
 
-function restart(line) {
-  list.replaceChildren();
-  first = next = line;
-  unseen = 0;
+function rows() {
+  return only && search.active ? LineMap.around(search.hits, Number(part("context").value), store) : LineMap.whole(store);
 }
 
-function append(lines, cut = 0) {
-  if (!lines.length) return;
-  const fragment = document.createDocumentFragment();
-  for (const line of lines) fragment.append(element(line, styles));
-  standsFor(fragment.lastElementChild, cut);
-  list.append(fragment);
-  next += lines.length + Math.max(0, cut - 1);
-  if (following) {
-    trim();
-    view.scrollTop = view.scrollHeight;
-  } else {
-    unseen += lines.length;
-    if (list.childElementCount > 2 * KEPT) trim();
-  }
+function shown(lines) {
+  if (goTo) return; // about to be elsewhere
+  store.want(lines);
+  if (search.active) search.want(lines);
 }
 
-function trim() {
-  const surplus = list.childElementCount - KEPT;
-  for (let index = 0; index < surplus; index += 1) {
-    first += Number(list.firstElementChild.dataset.standsFor ?? 1);
-    list.firstElementChild.remove();
-  }
-}
-
-// One line says what is missing where the log's middle was cut, and counts as all that is missing.
-function standsFor(row, cut) {
-  if (cut) row.dataset.standsFor = cut;
-}
-
-function element(line, styleOf) {
-  const stampEnd = line.indexOf(" "), streamEnd = line.indexOf(" ", stampEnd + 1);
-  const stamp = line.slice(0, stampEnd), stream = line.slice(stampEnd + 1, streamEnd), text = line.slice(streamEnd + 1);
-  const row = document.createElement("div");
-  row.className = "line";
-  row.dataset.stream = stream === "stderr" ? "stderr" : "stdout";
-  const time = document.createElement("time");
-  time.textContent = localClock(stamp);
-  time.title = stamp;
-  const words = document.createElement("span");
-  render(words, text, styleOf[row.dataset.stream]);
-  row.append(time, words);
-  return row;
-}
-
-function localClock(stamp) {
-  const when = new Date(stamp);
-  if (Number.isNaN(when.getTime())) return stamp;
-  const two = (number) => String(number).padStart(2, "0");
-  return `${two(when.getHours())}:${two(when.getMinutes())}:${two(when.getSeconds())}.${String(when.getMilliseconds()).padStart(3, "0")}`;
+let calm = { since: 0, lines: 0 };
+function readOut(count) {
+  if (performance.now() - calm.since > 1000) calm = { since: performance.now(), lines: 0 };
+  calm.lines += count;
+  log.ariaLive = following && calm.lines <= CALM_LINES ? "polite" : "off";
 }
 
 function describe() {
-  const shown = next - first;
-  const lines = `${total.toLocaleString("en")} line${total === 1 ? "" : "s"}`;
-  count.textContent = total > shown ? `${lines}, ${shown.toLocaleString("en")} shown` : lines;
-  notice.hidden = !dropped;
-  if (dropped) notice.textContent = `The first ${dropped.toLocaleString("en")} lines are gone: they were lost before they were archived.`;
-  earlier.hidden = first <= dropped;
-  empty.hidden = total > 0;
-  empty.firstElementChild.textContent = complete ? "The job printed nothing." : "No output yet. Lines appear here as the job prints them.";
-  newer.hidden = following || !unseen;
-  newer.textContent = `↓ ${unseen.toLocaleString("en")} new line${unseen === 1 ? "" : "s"}`;
+  const { total, dropped, complete } = store;
+  const rowsNow = view.map.rows;
+  const words = `${number(total)} line${total === 1 ? "" : "s"}`;
+  const gone = dropped ? `, the first ${number(dropped)} are gone` : "";
+  part("count").textContent = only && search.active ? `${words}, ${number(rowsNow)} shown` : words + gone;
+  part("count").title = dropped ? "They were lost before they were archived." : "";
+  part("empty").hidden = rowsNow > 0;
+  part("empty").firstElementChild.textContent = total ? "No line matches." : complete ? "The job printed nothing." : "No output yet. Lines appear here as the job prints them.";
+  const unseen = Math.max(0, total - seenTotal);
+  part("new").hidden = following || !unseen;
+  part("new").textContent = `↓ ${number(unseen)} new line${unseen === 1 ? "" : "s"}`;
 }
 
-earlier.addEventListener("click", async () => {
-  earlier.disabled = true;
-  try {
-    const offset = Math.max(dropped, first - AT_ONCE);
-    const response = await fetch(`${view.dataset.lines}?offset=${offset}&limit=${first - offset}`);
-    if (!response.ok) throw new Error((await response.json()).detail);
-    const page = await response.json();
-    const lines = page.lines.slice(0, Math.max(0, first - page.first));
-    const own = { stdout: plainStyle(), stderr: plainStyle() };
-    const before = view.scrollHeight - view.scrollTop;
-    follow(false);
-    const rows = lines.map((line) => element(line, own));
-    if (page.cut && rows[page.cut_at]) standsFor(rows[page.cut_at], page.cut);
-    list.prepend(...rows);
-    if (rows.length) first = page.first;
-    dropped = Math.max(dropped, page.dropped);
-    view.scrollTop = view.scrollHeight - before;
-    describe();
-  } catch (error) {
-    notice.hidden = false;
-    notice.textContent = `Earlier lines could not be loaded: ${error.message}`;
-  } finally {
-    earlier.disabled = false;
-  }
-});
-
-function press(button, pressed) {
-  button.setAttribute("aria-pressed", String(pressed));
+// One place for what is not as it should be; `kind` keeps them apart.
+const complaints = {};
+function complain(kind, sentence) {
+  if ((complaints[kind] ?? "") === sentence) return;
+  complaints[kind] = sentence;
+  if (kind === "search") describeHits();
+  const all = Object.values(complaints).filter(Boolean).join(" ");
+  part("notice").hidden = !all;
+  part("notice").textContent = all;
 }
 
-const followButton = document.getElementById("log-follow");
+// --- Follow ------------------------------------------------------------------------------------------------------
+
 function follow(wanted) {
   if (following === wanted) return;
   following = wanted;
-  press(followButton, wanted);
-  if (wanted) {
-    unseen = 0;
-    trim();
-    view.scrollTop = view.scrollHeight;
-  }
+  goTo = null;
+  press(part("follow"), wanted);
+  seenTotal = store.total;
+  view.pin(wanted);
+  send({ follow: wanted ? store.total : false });
   describe();
 }
-followButton.addEventListener("click", () => follow(!following));
-newer.addEventListener("click", () => follow(true));
 
-// Scrolling up lets go of the end, scrolling down to it takes hold again. Only a person's scrolling counts, which
-// begins with one of these; growing content scrolls too.
-let touched = 0;
-for (const kind of ["wheel", "touchmove", "keydown", "pointerdown"]) view.addEventListener(kind, () => (touched = Date.now()), { passive: true });
-view.addEventListener("scroll", () => {
-  if (Date.now() - touched > 1000) return;
-  follow(view.scrollHeight - view.scrollTop - view.clientHeight < 24);
+// Scrolling up lets go of the end, scrolling down to it takes hold again.
+function scrolled({ up, atEnd }) {
+  goTo = null;
+  if (up) follow(false);
+  else if (atEnd) follow(true);
+  if (atEnd) seenTotal = store.total;
+}
+
+part("follow").addEventListener("click", () => follow(!following));
+part("new").addEventListener("click", () => {
+  follow(true);
+  log.focus({ preventScroll: true });
 });
 
-const pauseButton = document.getElementById("log-pause");
-pauseButton.addEventListener("click", () => {
-  paused = !paused;
-  press(pauseButton, paused);
-  pauseButton.textContent = paused ? "Resume" : "Pause";
-  if (!paused && held) {
-    const page = held;
-    held = null;
-    receive(page);
+function showLine(line, where) {
+  follow(false);
+  view.showLine(line, where);
+}
+
+// --- Search ------------------------------------------------------------------------------------------------------
+
+const input = part("query");
+let typing = null;
+let jump = false; // go to the first match when it is found
+
+function begin(andJump) {
+  clearTimeout(typing);
+  const wanted = { regex: pressed("regex"), matchCase: pressed("case") };
+  const key = JSON.stringify([input.value, wanted]);
+  if (key === begin.key) return false;
+  begin.key = key;
+  jump = andJump;
+  complain("search", "");
+  search.start(input.value, wanted);
+  return true;
+}
+
+function found({ begun }) {
+  for (const name of ["previous", "next", "only", "context"]) part(name).disabled = !search.active;
+  if (begun) view.redraw();
+  if (only || begun) view.show(rows(), !(begun && only));
+  if (jump && search.hits.length && (search.done || search.hits.at(-1) >= view.topLine().line)) step(1);
+  if (!begun) view.redraw((row) => search.isHit(row.line) && !("hit" in row.element.dataset));
+  describeHits();
+  describe();
+  showMarks();
+}
+
+function describeHits() {
+  const count = search.hits.length, at = search.current >= 0 ? `${number(search.current + 1)} of ` : "";
+  let words = "";
+  if (complaints.search) words = "";
+  else if (search.active && !search.done) words = `${number(count)}… ${Math.floor(100 * search.progress)} %`;
+  else if (search.active) words = count ? `${at}${number(count)}${search.full ? "+" : ""}` : "no match";
+  part("hits").textContent = words;
+  if (search.active && search.done && !complaints.search) part("say").textContent = count ? `${at}${number(count)} matches` : "No match";
+}
+
+function step(by) {
+  jump = false;
+  const before = search.currentLine;
+  const line = search.move(by, view.topLine().line);
+  if (line === null) return;
+  follow(false);
+  if (!view.isInView(line)) view.showLine(line);
+  view.redraw((row) => row.line === before || row.line === line);
+  describeHits();
+  showMarks();
+}
+
+function filter(wanted) {
+  only = wanted && search.active;
+  press(part("only"), only);
+  const line = search.currentLine ?? view.topLine().line;
+  if (only && !following) view.pinned = false;
+  view.show(rows(), false);
+  if (!following && view.map.rows) view.showLine(line);
+  describe();
+  showMarks();
+}
+
+function showMarks() {
+  marks.show(search.active && !only ? search.hits : [], only ? null : search.currentLine, only ? null : selection.range, (line) => view.map.rowOf(line) / Math.max(1, view.map.rows));
+}
+
+input.addEventListener("input", () => {
+  clearTimeout(typing);
+  typing = setTimeout(() => begin(false), input.value ? TYPING : 0);
+});
+part("find").addEventListener("submit", (event) => event.preventDefault());
+input.addEventListener("keydown", (event) => {
+  if (event.key === "Enter") {
+    event.preventDefault();
+    if (!begin(true)) step(event.shiftKey ? -1 : 1);
+  } else if (event.key === "Escape") {
+    event.preventDefault();
+    stop();
   }
 });
 
-for (const name of ["wrap", "times"]) {
-  const button = document.getElementById(`log-${name}`);
-  const set = (on) => {
-    press(button, on);
-    view.toggleAttribute(`data-${name}`, on);
-    if (following) view.scrollTop = view.scrollHeight;
-  };
-  button.addEventListener("click", () => {
-    const on = button.getAttribute("aria-pressed") !== "true";
-    set(on);
-    try {
-      localStorage.setItem(`log-${name}`, on ? "on" : "off");
-    } catch {
-      // No storage: it holds for this page.
-    }
+function stop() {
+  input.value = "";
+  begin(false);
+  if (only) filter(false);
+  log.focus({ preventScroll: true });
+}
+
+part("next").addEventListener("click", () => step(1));
+part("previous").addEventListener("click", () => step(-1));
+part("only").addEventListener("click", () => filter(!only));
+part("context").addEventListener("change", () => only && filter(true));
+for (const name of ["case", "regex"]) {
+  part(name).addEventListener("click", () => {
+    press(part(name), !pressed(name));
+    begin(false);
   });
+}
+
+// --- How it looks, remembered -------------------------------------------------------------------------------------
+
+function remembered(name, otherwise, fits) {
   try {
-    set(localStorage.getItem(`log-${name}`) === "on");
+    const value = localStorage.getItem(`log-${name}`);
+    return fits(value) ? value : otherwise;
   } catch {
-    set(false);
+    return otherwise; // no storage
   }
 }
+
+function remember(name, value) {
+  try {
+    localStorage.setItem(`log-${name}`, value);
+  } catch {
+    // No storage: it holds for this page.
+  }
+}
+
+function setWrap(wrap) {
+  press(part("wrap"), wrap);
+  log.toggleAttribute("data-wrap", wrap);
+  view.setWrap(wrap);
+}
+
+async function setTimes(mode) {
+  state.times = part("times").value = mode;
+  log.dataset.times = mode;
+  if (mode === "relative" && !state.began) {
+    const page = await store.read(0, 1).catch(() => null);
+    state.began = page?.lines.length ? parse(page.lines[0]).stamp : "";
+  }
+  view.setWrap(view.wrap);
+}
+
+part("wrap").addEventListener("click", () => changeWrap());
+part("times").addEventListener("change", () => changeTimes(part("times").value));
+
+function changeWrap() {
+  setWrap(!view.wrap);
+  remember("wrap", view.wrap ? "on" : "off");
+}
+
+function changeTimes(mode) {
+  setTimes(mode);
+  remember("times", mode);
+}
+
+// --- Lines by number ---------------------------------------------------------------------------------------------
+
+log.addEventListener("click", (event) => {
+  const chosen = event.target.closest("a.number");
+  if (!chosen || event.ctrlKey || event.metaKey) return;
+  event.preventDefault();
+  follow(false);
+  selection.choose(Number(chosen.parentElement.dataset.line), event.shiftKey);
+});
+log.addEventListener("mousedown", (event) => event.shiftKey && event.target.closest("a.number") && event.preventDefault());
+
+addEventListener("hashchange", () => {
+  const range = fromHash(location.hash);
+  if (!range) return;
+  selection.set(range, false);
+  if (only) filter(false);
+  showLine(range.from, range.from === range.to ? 0.4 : 0.2);
+});
+
+// --- Keyboard ----------------------------------------------------------------------------------------------------
+
+const KEYS = {
+  f: () => follow(!following),
+  g: () => showLine(view.map.lineAt(0), 0),
+  G: () => follow(true),
+  w: changeWrap,
+  t: () => changeTimes(nextMode(state.times)),
+  n: () => step(1),
+  N: () => step(-1),
+  o: () => search.active && filter(!only),
+  "/": () => input.select() ?? input.focus(),
+  Escape: () => (selection.range ? selection.set(null) : search.active && stop()),
+};
+
+log.addEventListener("keydown", (event) => {
+  const mod = event.ctrlKey || event.metaKey;
+  if (mod && event.key === "a") selection.chooseAll();
+  else if (mod && event.key === "c" && selection.range && getSelection().isCollapsed) selection.copy();
+  else if (event.key === "Enter" && search.active) step(event.shiftKey ? -1 : 1);
+  else if (!mod && !event.altKey && KEYS[event.key]) KEYS[event.key]();
+  else return;
+  event.preventDefault();
+  event.stopPropagation();
+});
+
+function press(button, on) {
+  button.setAttribute("aria-pressed", String(on));
+}
+
+function pressed(name) {
+  return part(name).getAttribute("aria-pressed") === "true";
+}
+
+function number(value) {
+  return value.toLocaleString("en");
+}
+
+press(part("follow"), following);
+view.pinned = following;
+setWrap(remembered("wrap", "off", (value) => value === "on") === "on");
+setTimes(state.times);

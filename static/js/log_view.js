@@ -1,0 +1,219 @@
+// A scrolling list of any number of rows, of which only those in view are in the page.
+//
+// Browsers cannot make an element of more than some 17 million pixels. A list that is higher is scrolled in pages: within
+// one, scrolling is exact; from one to the next, the list is shifted under the scroll bar (`offset`).
+import { Heights, LineMap } from "./log_rows.js";
+
+const MOST_PIXELS = 15e6;
+const PAGES = 100;
+const BESIDE = 12; // rows above and below those in view
+const PASSES = 4;
+
+export class LogView {
+  // `draw(line, before)`: `{ element, ready, end }` for a row; `before`: what the row above it left, its `end`. `shown(lines)`
+  // is told which lines are in the page, `scrolled({ up, atEnd })` when a person has scrolled.
+  constructor(scroller, { draw, shown, scrolled }) {
+    Object.assign(this, { scroller, draw, shown, scrolled });
+    this.space = scroller.querySelector("[data-space]");
+    this.box = scroller.querySelector("[data-rows]");
+    this.map = new LineMap([]);
+    this.heights = new Heights();
+    this.rows = new Map(); // row → { line, element, ready, end }
+    this.offset = 0;
+    this.lastTop = 0;
+    this.wrap = false;
+    this.pinned = true; // to the end
+    this.waiting = false;
+    this.widest = 0;
+    scroller.addEventListener("scroll", () => this.onScroll());
+    new ResizeObserver(() => this.resized()).observe(scroller);
+    this.measure();
+  }
+
+  // --- what is shown -----------------------------------------------------------------------------------------------
+
+  // Other rows: what is at the top stays there, or the end where the view is pinned to it.
+  show(map, same = true) {
+    const top = this.topLine();
+    this.map = map;
+    if (!same) {
+      this.clear();
+      this.heights.reset();
+      if (!this.pinned) this.moveTo(this.heights.top(map.rowOf(top.line)) + top.beyond);
+    }
+    this.update();
+  }
+
+  // Draws again the rows of which `stale(row)` says so.
+  redraw(stale = () => true) {
+    for (const [index, row] of this.rows) if (stale(row)) this.remove(index);
+    this.update();
+  }
+
+  setWrap(wrap) {
+    const top = this.topLine();
+    this.wrap = wrap;
+    this.heights.reset();
+    this.clear();
+    if (!this.pinned) this.moveTo(this.heights.top(this.map.rowOf(top.line)));
+    this.update();
+  }
+
+  pin(pinned) {
+    this.pinned = pinned;
+    if (pinned) this.update();
+  }
+
+  showLine(line, where = 0.4) {
+    this.pinned = false;
+    const row = this.map.rowOf(line);
+    this.sizeSpace();
+    this.moveTo(this.heights.top(row) - (this.height - this.heights.unit) * where);
+    this.update();
+    if (this.wrap) this.moveTo(this.heights.top(row) - (this.height - this.heights.unit) * where); // now that heights are known
+    this.update();
+  }
+
+  isInView(line) {
+    const top = this.heights.top(this.map.rowOf(line));
+    return this.map.has(line) && top >= this.y && top + this.heights.unit <= this.y + this.height;
+  }
+
+  // The line at the top, and how many of its pixels are beyond it.
+  topLine() {
+    const row = this.heights.rowAt(this.y, this.map.rows);
+    return { line: this.map.lineAt(row), beyond: this.y - this.heights.top(row) };
+  }
+
+  // --- where it is scrolled to -------------------------------------------------------------------------------------
+
+  get y() {
+    return this.lastTop + this.offset;
+  }
+
+  get whole() {
+    return this.heights.top(this.map.rows);
+  }
+
+  get atEnd() {
+    return this.y + this.height >= this.whole - 2;
+  }
+
+  moveTo(y) {
+    const target = Math.max(0, Math.min(y, this.whole - this.height));
+    this.offset = this.offsetOf(Math.floor(target / this.pageHeight));
+    this.scroller.scrollTop = target - this.offset;
+    this.lastTop = this.scroller.scrollTop;
+  }
+
+  get pageHeight() {
+    return this.spaceHeight / PAGES;
+  }
+
+  offsetOf(page) {
+    const surplus = this.whole - this.spaceHeight;
+    if (surplus <= 0) return 0;
+    const last = Math.floor(this.whole / this.pageHeight) - 1;
+    return Math.round((Math.max(0, Math.min(page, last)) * surplus) / last);
+  }
+
+  onScroll() {
+    const top = this.scroller.scrollTop, before = this.lastTop;
+    if (top === before) return; // our own doing
+    this.lastTop = top;
+    const range = this.spaceHeight - this.height;
+    if (this.offset || this.whole > this.spaceHeight) {
+      if (Math.abs(top - before) < this.height && top > 0 && top < range) this.moveTo(top + this.offset);
+      else this.offset = this.offsetOf(Math.floor(((top / range) * (this.whole - this.height)) / this.pageHeight));
+    }
+    this.scrolled({ up: top < before, atEnd: this.atEnd });
+    if (!this.waiting) {
+      this.waiting = true;
+      requestAnimationFrame(() => {
+        this.waiting = false;
+        this.update();
+      });
+    }
+  }
+
+  resized() {
+    const was = this.heights.unit;
+    this.measure();
+    if (this.wrap || was !== this.heights.unit) this.setWrap(this.wrap);
+    else this.update();
+  }
+
+  measure() {
+    this.height = this.scroller.clientHeight;
+    this.heights.unit = Number.parseFloat(getComputedStyle(this.scroller).lineHeight) || 19;
+  }
+
+  // --- drawing -----------------------------------------------------------------------------------------------------
+
+  update() {
+    this.sizeSpace();
+    for (let pass = 0; pass < PASSES; pass += 1) {
+      if (this.pinned && !this.atEnd) this.moveTo(this.whole);
+      else if (this.y > this.whole - this.height) this.moveTo(this.whole);
+      this.place();
+      if (!this.wrap) break;
+      const row = this.heights.rowAt(this.y, this.map.rows), beyond = this.y - this.heights.top(row);
+      if (!this.measureRows()) break;
+      this.sizeSpace();
+      if (!this.pinned) this.moveTo(this.heights.top(row) + beyond); // what is at the top stays there
+    }
+    this.shown([...this.rows.values()].map((row) => row.line).sort((one, other) => one - other));
+  }
+
+  sizeSpace() {
+    this.spaceHeight = Math.max(1, Math.min(this.whole, MOST_PIXELS));
+    const height = `${this.spaceHeight}px`;
+    if (this.space.style.height !== height) this.space.style.height = height;
+  }
+
+  place() {
+    const first = Math.max(0, this.heights.rowAt(this.y, this.map.rows) - BESIDE);
+    const last = Math.min(this.map.rows - 1, this.heights.rowAt(this.y + this.height, this.map.rows) + BESIDE);
+    for (const index of this.rows.keys()) if (index < first || index > last) this.remove(index);
+    let after = null;
+    for (let index = first; index <= last; index += 1) {
+      const line = this.map.lineAt(index);
+      let row = this.rows.get(index);
+      if (row && row.line !== line) {
+        this.remove(index);
+        row = null;
+      }
+      if (!row) {
+        row = { line, ...this.draw(line, this.map.opens(index) ? null : this.rows.get(index - 1)?.end) };
+        row.element.toggleAttribute("data-opens", this.map.opens(index));
+        this.rows.set(index, row);
+        if (after) after.after(row.element);
+        else this.box.prepend(row.element);
+      }
+      after = row.element;
+    }
+    this.box.style.transform = `translateY(${this.heights.top(first) - this.offset}px)`;
+    const width = this.wrap ? 0 : Math.max(this.widest, this.box.offsetWidth);
+    if (width !== this.widest) this.box.style.minWidth = width ? `max(100%, ${width}px)` : ""; // or the bar below jumps about
+    this.widest = width;
+  }
+
+  measureRows() {
+    let news = false;
+    for (const [index, row] of this.rows) {
+      if (row.ready) news = this.heights.set(index, Math.max(1, Math.round(row.element.offsetHeight / this.heights.unit))) || news;
+    }
+    return news;
+  }
+
+  remove(index) {
+    this.rows.get(index)?.element.remove();
+    this.rows.delete(index);
+  }
+
+  clear() {
+    for (const index of [...this.rows.keys()]) this.remove(index);
+    this.widest = 0;
+    this.box.style.minWidth = "";
+  }
+}
