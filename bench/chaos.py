@@ -22,7 +22,7 @@ import threading
 import time
 import uuid
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -276,8 +276,8 @@ class Chaos:
         for job_id in self.unread():
             add("logs never complete", job_id)
         self.forgotten = len([1 for i in self.jobs if i not in self.checked and not self.log_expected(i)])
-        for key in _left_over_keys(self.cluster):
-            add("Redis keys left over", key)
+        for stream, waiting in _unread_entries(self.cluster).items():
+            add("stream entries left", f"{stream}: {waiting}")
         agreed = self.cluster.manage("checkinvariants")
         if agreed.returncode:
             add("what checkinvariants finds", f"{agreed.stdout}{agreed.stderr}")
@@ -326,16 +326,10 @@ def _open_database(cluster: Cluster) -> sqlite3.Connection:
     return sqlite3.connect(f"file:{path}?mode=ro", uri=True, isolation_level=None, timeout=30)
 
 
-def _left_over_keys(cluster: Cluster) -> Iterator[str]:
-    """Keys that nobody needs any more: no time limit, and no executor's or the scheduler's own."""
-    keys, executors = cluster.keys, {item["executor_id"] for item in cluster.executors()}
-    own = {keys.events} | {key(i) for i in executors for key in (keys.commands, keys.samples)}
-    for key in cluster.redis.scan_iter(count=1000):
-        if key not in own and cluster.redis.ttl(key) < 0:
-            yield key
-    for key in [keys.events, *map(keys.commands, executors)]:
-        if waiting := cluster.redis.xlen(key):
-            yield f"{key} still has {waiting} entries"
+def _unread_entries(cluster: Cluster) -> dict[str, int]:
+    """The streams in which something still waits, and how many; keys that nobody needs are found by checkinvariants."""
+    streams = [cluster.keys.events, *(cluster.keys.commands(item["executor_id"]) for item in cluster.executors())]
+    return {stream: waiting for stream in streams if (waiting := cluster.redis.xlen(stream))}
 
 
 # --- Faults ------------------------------------------------------------------------------------------------------
@@ -472,7 +466,7 @@ MUST_BE_0 = [
     "log lines garbled",
     "logs never complete",
     "containers left",
-    "Redis keys left over",
+    "stream entries left",
     "what checkinvariants finds",
 ]
 

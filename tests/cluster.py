@@ -1,6 +1,7 @@
 """The whole system as real processes, each of which a test can stop, kill or pause: Redis, web, scheduler, agents."""
 
 import json
+import logging
 import os
 import secrets
 import shutil
@@ -26,6 +27,8 @@ ROOT = Path(__file__).resolve().parent.parent
 FINAL = {"SUCCEEDED", "FAILED", "ABORTED"}
 
 T = TypeVar("T")
+
+logging.getLogger("httpx").setLevel(logging.WARNING)  # a line for every look at a job says nothing
 
 
 def wait_for(what: str, probe: Callable[[], T], timeout: float = 30, interval: float = 0.02) -> T:

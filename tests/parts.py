@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 import docker
+import httpx
 import redis
 
 
@@ -34,6 +35,26 @@ def start_redis(directory: Path, port: int, *options: str) -> subprocess.Popen[b
             return process
         except redis.ConnectionError:
             assert time.monotonic() < deadline, "redis-server did not start"
+            time.sleep(0.02)
+
+
+def start_registry(directory: Path, port: int, more: str = "") -> subprocess.Popen[bytes] | None:
+    """An image registry on loopback, answering when this returns, with `more` in its configuration; None where Debian's
+    docker-registry is missing."""
+    binary = shutil.which("docker-registry") or shutil.which("registry")
+    if binary is None:
+        return None
+    config = directory / "config.yml"
+    storage = f"storage: {{filesystem: {{rootdirectory: {directory}/data}}}}"
+    config.write_text(f"version: 0.1\n{storage}\nhttp: {{addr: '127.0.0.1:{port}'}}\n{more}")
+    process = subprocess.Popen([binary, "serve", str(config)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 10
+    while True:
+        try:
+            httpx.get(f"http://127.0.0.1:{port}/v2/")
+            return process
+        except httpx.TransportError:
+            assert time.monotonic() < deadline, "the registry did not start"
             time.sleep(0.02)
 
 

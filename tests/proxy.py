@@ -1,4 +1,4 @@
-"""A TCP forwarder between one process and Redis, by which a test cuts the network between the two."""
+"""A TCP forwarder, by which a test cuts the network between a process and Redis, or an engine and a registry."""
 
 import asyncio
 import threading

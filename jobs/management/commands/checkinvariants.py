@@ -183,9 +183,9 @@ def listen(executor_ids: set[str], wait: float) -> dict[str, Greeting]:
 def look_at_redis(look: Look, held: set[Token]) -> None:
     """The logs against their jobs, and whether any other key is nobody's."""
     client, keys = broker.client(), broker.keys()
-    known = {keys.events}
+    known = {keys.events, keys.history, keys.logs_to_archive, keys.archive_doubts, keys.archive_trouble}
     for executor_id in Executor.objects.values_list("id", flat=True):
-        known |= {keys.commands(executor_id), keys.samples(executor_id)}
+        known |= {keys.commands(executor_id), keys.samples(executor_id), keys.images(executor_id)}
     logs_begin, metas_begin = keys.job_logs(""), keys.job_logs_meta("")
     job_ids: set[str] = set()
     others: list[str] = []

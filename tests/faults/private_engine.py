@@ -1,0 +1,92 @@
+"""A Docker Engine of the test's own, which it may kill: own data, sockets, containerd and network."""
+
+import shutil
+import signal
+import subprocess
+import time
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import docker
+
+
+class PrivateEngine:
+    """A dockerd in `directory`, which must have a short path. Use as a context manager."""
+
+    def __init__(self, directory: Path, *options: str) -> None:
+        self._directory, self._options = directory, options
+        self.host = f"unix://{directory}/docker.sock"
+        self._process: subprocess.Popen[bytes] | None = None
+        self._containerd: subprocess.Popen[bytes] | None = None
+        self.client = docker.DockerClient(self.host, version="1.41")
+
+    def __enter__(self) -> Self:
+        # As where systemd runs both: a containerd that dockerd does not take with it.
+        folder = self._directory
+        (folder / "containerd.toml").write_text('version = 2\ndisabled_plugins = ["io.containerd.grpc.v1.cri"]\n')
+        command = [
+            "containerd", f"--config={folder}/containerd.toml", f"--address={folder}/containerd.sock",
+            f"--root={folder}/containerd", f"--state={folder}/containerd-state",
+        ]  # fmt: skip
+        with (folder / "containerd.log").open("ab") as output:
+            self._containerd = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT)
+        self.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        self.resume()
+        if not self._answers():
+            self.end(signal.SIGKILL)
+            self.start()
+        for container in self.client.containers.list(all=True, ignore_removed=True):
+            container.remove(force=True, v=True)
+        self.client.close()
+        self.end(signal.SIGTERM)
+        if self._containerd is not None:
+            self._containerd.terminate()
+            self._containerd.wait(30)
+
+    def start(self) -> None:
+        """Returns when it answers."""
+        (self._directory / "docker.pid").unlink(missing_ok=True)  # one that was killed left it
+        folder = self._directory
+        command = [
+            # In a network namespace of its own: started without a bridge, dockerd removes the host's docker0.
+            "unshare", "--net", "dockerd", f"--host={self.host}", f"--pidfile={folder}/docker.pid",
+            f"--data-root={folder}/data", f"--exec-root={folder}/exec", f"--containerd={folder}/containerd.sock",
+            "--bridge=none", "--iptables=false", "--ip-forward=false", *self._options,
+        ]  # fmt: skip
+        with (folder / "dockerd.log").open("ab") as output:
+            self._process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT)
+        deadline = time.monotonic() + 30
+        while not self._answers():
+            tail = (folder / "dockerd.log").read_text(errors="replace")[-2000:]
+            assert self._process.poll() is None and time.monotonic() < deadline, f"dockerd does not start:\n{tail}"
+            time.sleep(0.1)
+
+    def end(self, number: int) -> None:
+        """Returns when it has ended."""
+        if self._process is not None:
+            self._process.send_signal(number)
+            self._process.wait(30)
+            self._process = None
+
+    def pause(self) -> None:
+        """It keeps its connections and answers nothing."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        if self._process is not None:
+            self._process.send_signal(signal.SIGCONT)
+
+    def _answers(self) -> bool:
+        try:
+            return self._process is not None and bool(self.client.ping())
+        except (docker.errors.DockerException, OSError):
+            return False
+
+
+def available() -> bool:
+    return all(map(shutil.which, ("dockerd", "containerd", "unshare")))

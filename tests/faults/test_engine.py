@@ -1,0 +1,104 @@
+"""The engine itself is stopped, killed or hangs under running jobs: with a private one, for each of two settings."""
+
+import os
+import shutil
+import signal
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import docker
+import pytest
+
+from tests.cluster import Cluster, wait_for
+from tests.evidence import Witness, check_lines
+from tests.faults import private_engine
+from tests.faults.private_engine import PrivateEngine
+from tests.faults.system import LINES, System
+from tests.parts import make_busybox_image
+
+pytestmark = pytest.mark.docker
+Fault = Callable[[PrivateEngine], None]
+
+
+@pytest.fixture(scope="module", params=["", "--live-restore"], ids=["containers die with it", "containers live on"])
+def engine(request: pytest.FixtureRequest, docker_client: docker.DockerClient) -> Iterator[PrivateEngine]:
+    if os.geteuid() != 0 or not private_engine.available():
+        pytest.skip("A DOCKERD OF ITS OWN NEEDS ROOT AND dockerd, so the engine's faults are not tested here")
+    directory = Path(tempfile.mkdtemp(prefix="engine-", dir="/tmp"))
+    with PrivateEngine(directory, *filter(None, [request.param])) as engine:
+        make_busybox_image(engine.client, "workload-runner-test:latest")
+        yield engine
+    shutil.rmtree(directory, ignore_errors=True)
+
+
+@pytest.fixture(scope="module")
+def shared_system(engine: PrivateEngine, tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
+    """As in conftest, on the private engine."""
+    directory = tmp_path_factory.mktemp("system")
+    settings = {"DOCKER_HOST": engine.host, "LEASE_SECONDS": "3"}
+    with (
+        Cluster(directory, "workload-runner-test:latest", engine.client, **settings) as cluster,
+        Witness(engine.client, f"{cluster.tag}-") as witness,
+    ):
+        system = System(cluster, witness)
+        system.start()
+        yield system
+
+
+@pytest.fixture
+def lives_on(request: pytest.FixtureRequest) -> bool:
+    return "live on" in request.node.name
+
+
+def restarted(engine: PrivateEngine) -> None:
+    engine.end(signal.SIGTERM)
+    engine.start()
+
+
+def killed(engine: PrivateEngine) -> None:
+    engine.end(signal.SIGKILL)
+    engine.start()
+
+
+@pytest.mark.parametrize("fault", [restarted, killed])
+def test_1_4_5_a_job_outlives_an_engine_that_is(
+    system: System, engine: PrivateEngine, lives_on: bool, fault: Fault
+) -> None:
+    cluster = system.cluster
+    job_id = system.submit_numbered(40, pause=0.1)
+    system.printed(job_id, 6)
+    fault(engine)
+    job = cluster.wait_final(job_id)
+    attempts = [(attempt["status"], attempt["reason"]) for attempt in job["attempts"]]
+    assert attempts[-1] == ("SUCCEEDED", "completed")
+    if lives_on:
+        assert len(attempts) == 1
+    else:  # an engine that ends in good order kills its containers first, as a person would
+        assert {reason for _, reason in attempts[:-1]} <= {"engine_error", "container_gone"} and 2 <= len(attempts) <= 3
+    container = job["attempts"][-1]["container_id"][:12]
+    meta = cluster.keys.job_logs_meta(job_id)
+    wait_for("the log to be complete", lambda: cluster.redis.hget(meta, "complete") == "1")
+    faults = check_lines(cluster.log(job_id), [container], 40)
+    assert not faults, faults
+    system.nothing_left_of(job_id)
+
+
+@pytest.mark.parametrize("engine", ["--live-restore"], ids=["containers live on"], indirect=True)
+def test_1_a_hanging_engine_makes_its_executor_unhealthy_and_its_jobs_go_on_when_it_is_back(
+    system: System, engine: PrivateEngine
+) -> None:
+    cluster = system.cluster
+    job_id = system.submit_numbered(LINES, pause=0.1)
+    system.printed(job_id, 6)
+    engine.pause()
+    executor = wait_for(
+        "it to be unhealthy", lambda: next((e for e in cluster.executors() if e["state"] == "UNHEALTHY"), {})
+    )
+    assert "Docker does not answer" in executor["problem"]
+    waiting = system.submit_numbered(3)
+    answer = cluster.api.post("/schedule").json()
+    assert "Docker does not answer" in next(w["reason"] for w in answer["waiting"] if w["job_id"] == waiting)
+    engine.resume()
+    system.ends_exactly(job_id)
+    system.ends_exactly(waiting, 3)
