@@ -1,4 +1,4 @@
-"""Jobs over REST: submit, list, look at, abort, read the log, run a scheduling pass."""
+"""Jobs over REST: submit, list, look at, abort, retry, change many, read the log, run a scheduling pass."""
 
 import asyncio
 import json
@@ -11,8 +11,9 @@ from uuid import UUID
 
 from django.http import HttpRequest, HttpResponse, StreamingHttpResponse
 from django.http.response import HttpResponseBase
+from django.utils import timezone
 from ninja import Query, Router, Schema
-from pydantic import BeforeValidator, Field
+from pydantic import BeforeValidator, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
 from agent.protocol import PassRequest
 from executors import broker
@@ -20,13 +21,13 @@ from executors.broker import RedisUnavailable, keys
 from jobs import services
 from jobs.archive import ArchiveUnavailable
 from jobs.lifecycle import State
-from jobs.listing import PAGE_SIZE, JobFilter, as_job_id, page_of
+from jobs.listing import COUNT_LIMIT, PAGE_SIZE, JobFilter, as_job_id, find, matching_ids, moment_of
 from jobs.logs import PAGE_LINES, LogPage, follow_log, read_log, read_log_async
 from jobs.masking import masked
 from jobs.models import Attempt, Job
-from jobs.services import JobNotFound
+from jobs.services import Action, JobNotFound
 from jobs.snapshot import never_fits, why_waiting
-from jobs.submission import GB, JobSubmission
+from jobs.submission import GB, MAX_PRIORITY, MIN_PRIORITY, InvalidSubmission, JobSubmission
 
 logger = logging.getLogger(__name__)
 router = Router(tags=["Jobs"])
@@ -70,6 +71,7 @@ class JobSummary(Schema):
     at_most_once: bool
     priority: int
     owner: str | None
+    retry_of: UUID | None = Field(description="The job that was asked for once more with this one.")
     executor: ExecutorName | None = Field(description="Where the current attempt runs or ran.")
     attempt: int = Field(description="The current attempt's number; 0 before the first.")
     exit_code: int | None
@@ -85,7 +87,82 @@ class JobAccepted(JobSummary):
 
 class JobList(Schema):
     jobs: list[JobSummary]
-    next_cursor: UUID | None = Field(description="For `cursor`, to get the jobs before these; null at the end.")
+    next_cursor: UUID | None = Field(
+        description="For `cursor`, to go on behind these jobs; null at the end. A page may hold fewer jobs than "
+        "`limit`, even none, and not be the last: only so many jobs are looked through at once."
+    )
+
+
+class JobChange(Schema):
+    model_config = ConfigDict(extra="forbid")
+
+    priority: Annotated[int, Field(ge=MIN_PRIORITY, le=MAX_PRIORITY)] = Field(
+        description="Of a job that is PENDING; higher goes first."
+    )
+
+
+class JobMatch(Schema):
+    """The same filters as those of GET /jobs."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    status: str = ""
+    executor: str = ""
+    owner: str = ""
+    image: str = ""
+    label: str = ""
+    since: str = ""
+    until: str = ""
+    q: str = ""
+
+    @model_validator(mode="after")
+    def _at_least_one(self) -> "JobMatch":
+        if not as_filter(self):
+            raise ValueError(
+                "Must name at least one filter, spelt as for GET /jobs: nothing is done to all jobs there are."
+            )
+        return self
+
+
+class BulkRequest(Schema):
+    """Give either `job_ids` or `match`."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    action: Action
+    job_ids: Annotated[list[UUID], Field(max_length=COUNT_LIMIT)] | None = None
+    match: JobMatch | None = Field(
+        default=None,
+        validate_default=True,
+        description=f"The newest {COUNT_LIMIT} jobs that match at most: ask again until `done` is empty.",
+    )
+    priority: Annotated[int, Field(ge=MIN_PRIORITY, le=MAX_PRIORITY)] | None = Field(
+        default=None, validate_default=True, description="The new one, for the action 'priority'."
+    )
+
+    @field_validator("match")
+    @classmethod
+    def _ids_or_match(cls, match: JobMatch | None, info: ValidationInfo) -> JobMatch | None:
+        if (match is None) == (info.data.get("job_ids") is None):
+            raise ValueError("Give either job_ids or match, and not both.")
+        return match
+
+    @field_validator("priority")
+    @classmethod
+    def _priority_where_needed(cls, priority: int | None, info: ValidationInfo) -> int | None:
+        if priority is None and info.data.get("action") is Action.PRIORITY:
+            raise ValueError("Is required by the action 'priority'.")
+        return priority
+
+
+class Refused(Schema):
+    job_id: UUID
+    message: str
+
+
+class BulkResult(Schema):
+    done: list[UUID] = Field(description="The jobs that were changed; for a retry, the new ones.")
+    refused: list[Refused]
 
 
 class AttemptSummary(Schema):
@@ -152,6 +229,7 @@ def summary(job: Job) -> dict[str, Any]:
         "at_most_once": job.at_most_once,
         "priority": job.priority,
         "owner": job.owner.get_username() if job.owner else None,
+        "retry_of": job.retry_of,
         "executor": {"executor_id": job.executor.id, "name": job.executor.name} if job.executor else None,
         "attempt": job.attempt_number,
         "exit_code": job.exit_code,
@@ -199,16 +277,47 @@ def submit_job(request: HttpRequest, response: HttpResponse, submission: JobSubm
 def list_jobs(
     request: HttpRequest,
     status: Annotated[list[Annotated[State, BeforeValidator(str.upper)]], Query(description="May be repeated.")] = [],  # noqa: B006
-    executor: Annotated[str, Query(description="The id of the executor that the current attempt runs or ran on.")] = "",
+    executor: Annotated[str, Query(description="The id or name of where the current attempt runs or ran.")] = "",
+    owner: Annotated[str, Query(description="The name of the user who submitted it.")] = "",
+    image: Annotated[str, Query(description="A whole reference, or one without a tag for any of its tags.")] = "",
+    label: Annotated[str, Query(description="name=value, or a name alone, among the labels it needs.")] = "",
+    since: Annotated[str, Query(description="Submitted at 2026-11-24T13:00 (UTC) or later; or an age: 24h, 7d.")] = "",
+    until: Annotated[str, Query(description="Submitted before; as `since`.")] = "",
     q: Annotated[str, Query(description="Words, each in name, image or command, or a job's id.", max_length=200)] = "",
     cursor: Annotated[UUID | None, Query(description="`next_cursor` of the answer before.")] = None,
     limit: Annotated[int, Query(ge=1, le=1000)] = PAGE_SIZE,
 ) -> dict[str, Any]:
-    jobs = JobFilter.from_query({"executor": executor, "text": q}).apply(Job.objects.select_related("owner"))
-    if status:
-        jobs = jobs.filter(state__in=status)
-    page = page_of(jobs, before=str(cursor or ""), size=limit)
+    _check_moments(since=since, until=until)
+    match = JobMatch.model_construct(
+        status=",".join(status), executor=executor, owner=owner, image=image, label=label, since=since, until=until, q=q
+    )
+    page = find(as_filter(match), before=str(cursor or ""), size=limit, jobs=Job.objects.select_related("owner"))
     return {"jobs": [summary(job) for job in page.jobs], "next_cursor": page.older or None}
+
+
+def as_filter(match: JobMatch) -> JobFilter:
+    """The filter that the API's names describe."""
+    named = match.model_dump(include={"executor", "owner", "image", "label", "since", "until"})
+    return JobFilter.from_query({**named, "state": match.status, "text": match.q})
+
+
+def _check_moments(**moments: str) -> None:
+    """Raises InvalidSubmission for a time that cannot be read: left out, it would select more than was meant."""
+    wrong = [name for name, text in moments.items() if text and moment_of(text, timezone.now()) is None]
+    if wrong:
+        sentence = "Must be a time such as 2026-11-24T13:00 (UTC), or an age such as 30m, 24h or 7d."
+        raise InvalidSubmission({name: [sentence] for name in wrong})
+
+
+@router.post("/jobs/bulk", response=BulkResult, summary="Abort, retry or re-prioritise many jobs")
+def change_jobs(request: HttpRequest, body: BulkRequest) -> dict[str, Any]:
+    """Each job is changed as by itself; one that cannot be is refused and stops none of the others."""
+    if body.match:
+        _check_moments(since=body.match.since, until=body.match.until)
+    ids = body.job_ids if body.match is None else matching_ids(as_filter(body.match))
+    outcome = services.change_many(body.action, list(dict.fromkeys(ids or [])), body.priority)
+    refused = [{"job_id": job_id, "message": sentence} for job_id, sentence in outcome.refused.items()]
+    return {"done": [job.id for job in outcome.done], "refused": refused}
 
 
 @router.get("/jobs/{job_id}", response=JobDetail, summary="Look at a job")
@@ -238,6 +347,21 @@ def abort_job(request: HttpRequest, job_id: str) -> dict[str, Any]:
     Asking again changes nothing. 409 for a job that has ended.
     """
     return summary(services.abort(known_id(job_id)))
+
+
+@router.post("/jobs/{job_id}/retry", response={201: JobAccepted}, summary="Retry a job that has ended")
+def retry_job(request: HttpRequest, response: HttpResponse, job_id: str) -> dict[str, Any]:
+    """A new job that asks for the same; its `retry_of` names this one, whose end stays as it is. 409 for a job that
+    has not ended."""
+    job = services.retry(known_id(job_id))
+    response["Location"] = f"/api/v1/jobs/{job.id}"
+    return {**summary(job), "warning": never_fits(job) or None}
+
+
+@router.patch("/jobs/{job_id}", response=JobSummary, summary="Change a job's priority")
+def change_job(request: HttpRequest, job_id: str, body: JobChange) -> dict[str, Any]:
+    """409 for a job that is not PENDING any more."""
+    return summary(services.set_priority(known_id(job_id), body.priority))
 
 
 @router.delete("/jobs/{job_id}", response=JobSummary, summary="Abort a job (the same as POST …/abort)")

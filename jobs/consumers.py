@@ -15,7 +15,7 @@ from executors import broker
 from executors.broker import RedisUnavailable
 from executors.consumers import LivePage
 from executors.hub import Fragments, Gone, View, hub
-from jobs import views
+from jobs import list_views, views
 from jobs.archive import ArchiveUnavailable
 from jobs.listing import JobFilter
 from jobs.log_views import as_json, shortened
@@ -39,7 +39,7 @@ class JobList(LivePage):
         job_filter, before, after = JobFilter.from_query(query), query.get("before", ""), query.get("after", "")
         return View(
             f"jobs{job_filter.query(before=before, after=after)}",
-            lambda: views.list_fragments(job_filter, before, after),
+            lambda: list_views.list_fragments(job_filter, before, after),
             lambda change: bool(change.jobs),
         )
 

@@ -1,41 +1,76 @@
 """Finding jobs: the filters that a list may carry in its URL, and one page of it by cursor.
 
-Pages go by the id (time-ordered, so newest first) instead of by number: page 1,000 costs what page 1 does, and rows
-that arrive meanwhile push nothing on to the next page.
+Pages go by a job's id instead of by number: page 1,000 costs what page 1 does, and rows that arrive meanwhile push
+nothing on to the next page.
+
+However many jobs there are, no list may cost more than a little. What one index answers is looked for among all jobs.
+Everything else (words, labels, a second filter, another order) is looked for among the newest WINDOW jobs that the
+one index leaves, or the next WINDOW before the cursor; the page says how far back that was, and leads on from there.
 """
 
 import json
+import re
 import uuid
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
+from datetime import UTC, datetime, timedelta
+from typing import Any
 from urllib.parse import urlencode
 
-from django.db.models import Q, QuerySet, TextField
-from django.db.models.functions import Cast
+from django.contrib.auth.models import User
+from django.db.models import Expression, F, FloatField, Func, Q, QuerySet, TextField, Value
+from django.db.models.fields.json import KeyTextTransform
+from django.db.models.functions import Cast, Coalesce, Lower
+from django.utils import timezone
+from django.utils.dateparse import parse_datetime
 
-from jobs.lifecycle import State
+from executors.models import Executor
+from jobs.lifecycle import FINAL, State
 from jobs.models import Job
 
 PAGE_SIZE = 50
+WINDOW = 10_000
+"""Jobs looked through for one page at most, where no index answers."""
+COUNT_LIMIT = 10_000
+"""Matches counted at most."""
+
+_AGES = {"m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+# --- What stands in the URL --------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
 class JobFilter:
-    """Which jobs: by state, by executor id, by words in name, image, command or id. '' is any."""
+    """Which jobs, in which order; '' is any.
+
+    `state` may be several with commas; `executor` is an id or a name, `owner` a user's name, `image` a whole reference
+    or one without its tag, `label` 'name=value' or a name alone; `since` and `until` are times, such as
+    2026-11-24T13:00, in UTC, or ages such as 24h or 7d; `text` holds words, each in name, image or command, or a job's
+    id. `sort` is a key of SORTS, with '-' in front for the largest first; '' is the newest first.
+    """
 
     state: str = ""
     executor: str = ""
+    owner: str = ""
+    image: str = ""
+    label: str = ""
+    since: str = ""
+    until: str = ""
     text: str = ""
+    sort: str = ""
 
     @classmethod
     def from_query(cls, query: Mapping[str, str]) -> "JobFilter":
-        """From a URL's query; what is not a state is left out rather than refused, as links get old."""
-        state = query.get("state", "").strip().upper()
-        return cls(
-            state=state if state in State.__members__ else "",
-            executor=query.get("executor", "").strip().replace("\0", ""),
-            text=query.get("text", "").strip().replace("\0", "")[:200],
-        )
+        """From a URL's query; what means nothing is left out rather than refused, as links get old."""
+        given = {field.name: query.get(field.name, "").strip().replace("\0", "")[:512] for field in fields(cls)}
+        sort = given["sort"]
+        given["state"] = ",".join(name for name in given["state"].upper().split(",") if name in State.__members__)
+        given["sort"] = sort if sort.removeprefix("-") in SORTS else ""
+        for name in ("since", "until"):
+            given[name] = given[name] if moment_of(given[name], timezone.now()) else ""
+        return cls(**given)
 
     def query(self, **more: str) -> str:
         """The query string, '' or beginning with '?', that `from_query` reads back."""
@@ -43,60 +78,278 @@ class JobFilter:
         query = urlencode({name: value for name, value in pairs.items() if value})
         return f"?{query}" if query else ""
 
-    def __bool__(self) -> bool:
-        return bool(self.state or self.executor or self.text)
+    def without(self, name: str) -> "JobFilter":
+        return replace(self, **{name: ""})
 
-    def apply(self, jobs: QuerySet[Job]) -> QuerySet[Job]:
-        if self.state:
-            jobs = jobs.filter(state=self.state)
-        if self.executor:
-            jobs = jobs.filter(executor_id=self.executor)
-        if self.text:
-            jobs = jobs.alias(command_text=Cast("command", TextField()))
-        for word in self.text.split():
-            jobs = jobs.filter(_matches(word))
-        return jobs
+    @property
+    def narrowing(self) -> dict[str, str]:
+        """The filters that are set, by name."""
+        pairs = {field.name: getattr(self, field.name) for field in fields(self) if field.name != "sort"}
+        return {name: value for name, value in pairs.items() if value}
+
+    def __bool__(self) -> bool:
+        return bool(self.narrowing)
+
+
+def moment_of(text: str, now: datetime) -> datetime | None:
+    """The moment that '24h' (before now) or '2026-11-24T13:00' (UTC where nothing else is said) means; else None."""
+    if age := re.fullmatch(r"(\d{1,5})([mhdw])", text):
+        return now - timedelta(seconds=int(age[1]) * _AGES[age[2]])
+    try:
+        moment = parse_datetime(text if len(text) > 10 else f"{text}T00:00")
+    except ValueError:
+        return None
+    if moment is None or not 1971 < moment.year < 5000:
+        return None
+    return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment
+
+
+# --- From filters to rows ----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class _Search:
+    """A filter as the database is asked: what one index answers, and what must be looked at row by row (or None)."""
+
+    indexed: QuerySet[Job]
+    rest: QuerySet[Job] | None
+
+    def within(self, floor: uuid.UUID | None = None, ceiling: uuid.UUID | None = None) -> QuerySet[Job]:
+        """The matching jobs with an id from `floor` to `ceiling`."""
+        jobs = self.indexed if self.rest is None else self.rest
+        if floor:
+            jobs = jobs.filter(id__gte=floor)
+        return jobs.filter(id__lte=ceiling) if ceiling else jobs
+
+    def edge(self, jobs: QuerySet[Job]) -> uuid.UUID | None:
+        """The id of the last job of the window, along the order of `jobs`; None where the window holds all."""
+        return jobs.values_list("id", flat=True)[WINDOW - 1 : WINDOW].first()
+
+
+def _search(job_filter: JobFilter, jobs: QuerySet[Job]) -> _Search:
+    now = timezone.now()
+    if since := moment_of(job_filter.since, now):
+        jobs = jobs.filter(id__gte=first_id(since))
+    if until := moment_of(job_filter.until, now):
+        jobs = jobs.filter(id__lt=first_id(until))
+    exact = _indexed(job_filter)
+    jobs = jobs.filter(**exact.pop(0)) if exact else jobs
+    rest = jobs
+    for condition in exact:
+        rest = rest.filter(**condition)
+    if "," in job_filter.state:
+        rest = rest.filter(state__in=job_filter.state.split(","))
+    if job_filter.image and not _is_whole(job_filter.image):
+        image = job_filter.image
+        rest = rest.filter(Q(image=image) | Q(image__startswith=f"{image}:") | Q(image__startswith=f"{image}@"))
+    if job_filter.label:
+        rest = _with_label(rest, job_filter.label)
+    if job_filter.text:
+        rest = rest.alias(command_text=Cast("command", TextField()))
+        for word in job_filter.text.split():
+            rest = rest.filter(_matches(word))
+    return _Search(jobs, None if rest is jobs else rest)
+
+
+def _indexed(job_filter: JobFilter) -> list[dict[str, Any]]:
+    """The conditions that have an index, the one that is likely to leave the fewest jobs first."""
+    conditions: list[dict[str, Any]] = []
+    state = {"state": job_filter.state} if job_filter.state in State.__members__ else None
+    if state and job_filter.state not in FINAL:
+        conditions.append(state)
+    if job_filter.executor:
+        known = Q(id=job_filter.executor) | Q(name=job_filter.executor)
+        ids = list(Executor.objects.filter(known).order_by().values_list("id", flat=True)[:100])
+        conditions.append({"executor_id": ids[0]} if len(ids) == 1 else {"executor_id__in": ids})
+    if job_filter.owner:
+        owner = User.objects.filter(username=job_filter.owner).values_list("id", flat=True).first()
+        conditions.append({"owner_id": owner} if owner is not None else {"owner_id__in": []})
+    if job_filter.image and _is_whole(job_filter.image):
+        conditions.append({"image": job_filter.image})
+    if state and job_filter.state in FINAL:
+        conditions.append(state)
+    return conditions
+
+
+def _is_whole(image: str) -> bool:
+    """Whether an image's name says which tag or digest."""
+    return ":" in image.rpartition("/")[2] or "@" in image
+
+
+def _with_label(jobs: QuerySet[Job], label: str) -> QuerySet[Job]:
+    name, has_value, value = label.partition("=")
+    if not has_value:
+        return jobs.filter(labels__has_key=name)
+    return jobs.alias(label_value=Cast(KeyTextTransform(name, "labels"), TextField())).filter(label_value=value)
 
 
 def _matches(word: str) -> Q:
     """Jobs with the word in their name, image or command, or with this id."""
     # SQLite keeps JSON with its escapes, PostgreSQL without: é is looked for as both.
     escaped = json.dumps(word)[1:-1]
-    matches = Q(name__icontains=word) | Q(image__icontains=word)
-    matches |= Q(command_text__icontains=word) | Q(command_text__icontains=escaped)
+    matches = Q(name__icontains=word) | Q(image__icontains=word) | Q(command_text__icontains=word)
+    if escaped != word:
+        matches |= Q(command_text__icontains=escaped)
     if job_id := as_job_id(word):
         matches |= Q(id=job_id)
     return matches
 
 
+def first_id(moment: datetime) -> uuid.UUID:
+    """The least id that a job submitted at `moment` can have: a UUIDv7 begins with 48 bits of milliseconds."""
+    return uuid.UUID(int=int(moment.timestamp() * 1000) << 80)
+
+
+# --- Order -------------------------------------------------------------------------------------------------------
+
+
+class Seconds(Func):
+    """A time as a number of seconds, which unlike a duration both databases can reckon with quickly."""
+
+    output_field = FloatField()
+
+    def as_sqlite(self, compiler: Any, connection: Any, **extra: Any) -> Any:
+        return self.as_sql(compiler, connection, template="(julianday(%(expressions)s) * 86400.0)", **extra)
+
+    def as_postgresql(self, compiler: Any, connection: Any, **extra: Any) -> Any:
+        template = "EXTRACT(EPOCH FROM %(expressions)s)::double precision"
+        return self.as_sql(compiler, connection, template=template, **extra)
+
+
+def _took(now: datetime) -> Expression:
+    """How long a job ran or has been running; less than nothing where it never did."""
+    return Coalesce(Seconds(Coalesce("finished_at", Value(now))) - Seconds("started_at"), Value(-1.0))
+
+
+SORTS = {
+    "submitted": lambda now: F("id"),
+    "started": lambda now: Coalesce("started_at", Value(_EPOCH)),
+    "took": _took,
+    "priority": lambda now: F("priority"),
+    "name": lambda now: Lower("name"),
+}
+
+
+# --- Pages -------------------------------------------------------------------------------------------------------
+
+
 @dataclass(frozen=True, slots=True)
 class JobPage:
-    """Jobs, newest first. `older` and `newer` are the cursors of the neighbouring pages, '' where there is none."""
+    """Some jobs. `older` and `newer` are the cursors of the next and the previous page, '' where there is none.
+
+    `searched_to`: the last job of the window where it ended before the jobs did, so that there may be more behind.
+    `sorted_to`: the last of the jobs among which a list in another order was sorted, where those were not all.
+    """
 
     jobs: list[Job]
-    older: str
-    newer: str
+    older: str = ""
+    newer: str = ""
+    searched_to: uuid.UUID | None = None
+    sorted_to: uuid.UUID | None = None
+
+    @property
+    def searched_since(self) -> datetime | None:
+        """When the oldest job that was looked at was submitted, where that was not the oldest of all."""
+        job_id = self.searched_to or self.sorted_to
+        return datetime.fromtimestamp((job_id.int >> 80) / 1000, UTC) if job_id else None
 
 
-def page_of(jobs: QuerySet[Job], before: str = "", after: str = "", size: int = PAGE_SIZE) -> JobPage:
-    """The newest jobs, or those just older than the job `before`, or those just newer than the job `after`.
+def find(
+    job_filter: JobFilter, before: str = "", after: str = "", size: int = PAGE_SIZE, jobs: QuerySet[Job] | None = None
+) -> JobPage:
+    """The first page of the list, or the one behind the job `before`, or the one in front of the job `after`.
 
-    A cursor that is no job id is treated as none.
+    A cursor that is no job id is treated as none. `jobs`: among which, with what is to be loaded besides.
     """
-    jobs = jobs.select_related("executor")
-    older_than, newer_than = as_job_id(before), as_job_id(after)
-    if newer_than and not older_than:
-        rows = list(jobs.filter(id__gt=newer_than).order_by("id")[: size + 1])
-        more_newer, rows = len(rows) > size, rows[:size][::-1]
-        if len(rows) < size and not more_newer:  # the newest page, which is always full where it can be
-            return page_of(jobs, size=size)
-        return JobPage(rows, older=str(rows[-1].id), newer=str(rows[0].id) if more_newer else "")
-    if older_than:
-        jobs = jobs.filter(id__lt=older_than)
+    base = (Job.objects.all() if jobs is None else jobs).select_related("executor")
+    search = _search(job_filter, base)
+    behind, in_front = as_job_id(before), as_job_id(after)
+    if job_filter.sort not in ("", "-submitted"):
+        return _sorted_page(search, job_filter.sort, behind, None if behind else in_front, size)
+    if in_front and not behind:
+        page = _newer_page(search, in_front, size)
+        # The newest page is always full where it can be.
+        return page if page.newer or len(page.jobs) >= size else find(job_filter, size=size, jobs=jobs)
+    return _older_page(search, behind, size)
+
+
+def _older_page(search: _Search, behind: uuid.UUID | None, size: int) -> JobPage:
+    indexed = search.indexed.filter(id__lt=behind) if behind else search.indexed
+    floor = search.edge(indexed.order_by("-id")) if search.rest is not None else None
+    jobs = search.within(floor=floor)
+    if behind:
+        jobs = jobs.filter(id__lt=behind)
     rows = list(jobs.order_by("-id")[: size + 1])
-    more_older, rows = len(rows) > size, rows[:size]
-    newer = str(rows[0].id) if older_than and rows else ""
-    return JobPage(rows, older=str(rows[-1].id) if more_older else "", newer=newer)
+    more, rows = len(rows) > size, rows[:size]
+    newer = str(rows[0].id) if behind and rows else str(behind or "")
+    if more:
+        return JobPage(rows, older=str(rows[-1].id), newer=newer)
+    return JobPage(rows, older=str(floor or ""), newer=newer, searched_to=floor)
+
+
+def _newer_page(search: _Search, in_front: uuid.UUID, size: int) -> JobPage:
+    indexed = search.indexed.filter(id__gt=in_front)
+    ceiling = search.edge(indexed.order_by("id")) if search.rest is not None else None
+    jobs = search.within(ceiling=ceiling).filter(id__gt=in_front)
+    rows = list(jobs.order_by("id")[: size + 1])
+    more, rows = len(rows) > size, rows[:size][::-1]
+    older = str(rows[-1].id) if rows else str(in_front)
+    return JobPage(rows, older=older, newer=str(rows[0].id) if more else str(ceiling or ""))
+
+
+def _sorted_page(
+    search: _Search, sort: str, behind: uuid.UUID | None, in_front: uuid.UUID | None, size: int
+) -> JobPage:
+    """A page of the newest WINDOW jobs in another order; jobs that are equal in it go by their ids."""
+    floor = search.edge(search.indexed.order_by("-id"))
+    descending, name = sort.startswith("-"), sort.removeprefix("-")
+    keyed = search.within(floor=floor).annotate(sort_key=SORTS[name](timezone.now()))
+    cursor = behind or in_front
+    edge: Any = keyed.filter(id=cursor).first() if cursor else None
+    forward = in_front is None or edge is None
+    downward = descending == forward
+    if edge is not None:
+        way = "lt" if downward else "gt"
+        equal = Q(sort_key=edge.sort_key, **{f"id__{way}": edge.id})
+        keyed = keyed.filter(Q(**{f"sort_key__{way}": edge.sort_key}) | equal)
+    sign = "-" if downward else ""
+    rows = list(keyed.order_by(f"{sign}sort_key", f"{sign}id")[: size + 1])
+    more, rows = len(rows) > size, rows[:size]
+    if not forward:
+        rows.reverse()
+    has_older, has_newer = (more, edge is not None) if forward else (True, more)
+    return JobPage(
+        rows,
+        older=str(rows[-1].id) if rows and has_older else "",
+        newer=str(rows[0].id) if rows and has_newer else "",
+        sorted_to=floor,
+    )
+
+
+# --- Counting, and all of them -----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Count:
+    """How many jobs match. `more`: at least one more, as nobody counted further or looked further back."""
+
+    jobs: int
+    more: bool
+
+
+def count(job_filter: JobFilter) -> Count:
+    """Counts up to COUNT_LIMIT matches, in the newest WINDOW jobs where no index answers."""
+    search = _search(job_filter, Job.objects.all())
+    floor = search.edge(search.indexed.order_by("-id")) if search.rest is not None else None
+    found = search.within(floor=floor).order_by("-id").values("id")[: COUNT_LIMIT + 1].count()
+    return Count(min(found, COUNT_LIMIT), found > COUNT_LIMIT or floor is not None)
+
+
+def matching_ids(job_filter: JobFilter) -> list[uuid.UUID]:
+    """The newest COUNT_LIMIT matches, as `count` counts them."""
+    search = _search(job_filter, Job.objects.all())
+    floor = search.edge(search.indexed.order_by("-id")) if search.rest is not None else None
+    return list(search.within(floor=floor).order_by("-id").values_list("id", flat=True)[:COUNT_LIMIT])
 
 
 def as_job_id(text: str) -> uuid.UUID | None:

@@ -29,7 +29,12 @@ class Job(models.Model):
 
     id = models.UUIDField(primary_key=True, default=new_job_id, editable=False)
     name = models.CharField(max_length=200, blank=True)
-    owner = models.ForeignKey(settings.AUTH_USER_MODEL, null=True, blank=True, on_delete=models.SET_NULL)
+    owner = models.ForeignKey(
+        settings.AUTH_USER_MODEL, null=True, blank=True, on_delete=models.SET_NULL, db_index=False
+    )
+    retry_of = models.UUIDField(
+        null=True, blank=True, help_text="The job that was asked for once more with this one; it may be deleted since."
+    )
 
     image = models.CharField(max_length=512)
     command = models.JSONField(default=list, blank=True, help_text="List of strings; empty runs the image's own.")
@@ -69,6 +74,9 @@ class Job(models.Model):
             models.Index(fields=["state", "-priority", "id"], name="job_queue"),
             models.Index(fields=["state", "-id"], name="job_state_recent"),
             models.Index(fields=["executor", "-id"], name="job_executor_recent"),
+            models.Index(fields=["owner", "-id"], name="job_owner_recent"),
+            models.Index(fields=["image", "-id"], name="job_image_recent"),
+            models.Index(fields=["retry_of"], condition=Q(retry_of__isnull=False), name="job_retries"),
         ]
 
     def __str__(self) -> str:
@@ -171,6 +179,24 @@ class LogChunk(models.Model):
     def end(self) -> int:
         """The number of the line after its last."""
         return self.first + self.count
+
+
+class SavedView(models.Model):
+    """A list of jobs that somebody wants to come back to: the query of its address under a name."""
+
+    owner = models.ForeignKey(settings.AUTH_USER_MODEL, on_delete=models.CASCADE, related_name="saved_views")
+    name = models.CharField(max_length=60)
+    query = models.CharField(max_length=2000, help_text="As jobs.listing.JobFilter.query makes it.")
+
+    class Meta:
+        ordering = ["name"]
+        constraints = [models.UniqueConstraint(fields=["owner", "name"], name="saved_view_name_once")]
+
+    def __str__(self) -> str:
+        return self.name
+
+    def get_absolute_url(self) -> str:
+        return reverse("jobs:list") + self.query
 
 
 class SchedulerLease(models.Model):

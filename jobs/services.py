@@ -1,6 +1,12 @@
-"""The ways to change a job from outside: submit and abort. The API, the pages and the tests all come through here."""
+"""The ways to change jobs from outside: submit, abort, retry, set the priority; one by one, or many at once.
+
+The API, the pages and the tests all come through here.
+"""
 
 import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
 
 from django.contrib.auth.models import AnonymousUser, User
 from django.db import transaction
@@ -9,8 +15,17 @@ from django.utils import timezone
 from agent.protocol import Wake
 from executors import broker
 from jobs import transitions
+from jobs.lifecycle import FINAL, State
 from jobs.models import Job
-from jobs.submission import JobSubmission
+from jobs.submission import MAX_PRIORITY, MIN_PRIORITY, InvalidSubmission, JobSubmission
+
+BULK_CHUNK = 200
+"""Jobs changed in one transaction: the scheduler waits for no more than that."""
+_ASKED = [
+    "name", "owner_id", "image", "command", "env", "working_dir", "cpu_millicores", "memory_bytes", "gpu_type",
+    "gpu_count", "labels", "shape", "timeout_seconds", "max_retries", "at_most_once", "priority",
+]  # fmt: skip
+"""What a job was asked for, which a retry asks for again; its owner's, whoever retries it, as its secrets are."""
 
 
 class JobNotFound(LookupError):
@@ -19,6 +34,14 @@ class JobNotFound(LookupError):
 
 class JobIsFinal(ValueError):
     """The job has ended; its state never changes again."""
+
+
+class JobNotFinal(ValueError):
+    """The job has not ended yet, so there is nothing to retry."""
+
+
+class JobNotPending(ValueError):
+    """The job has its executor already, or has ended: its place in the queue means nothing any more."""
 
 
 def submit(submission: JobSubmission, owner: User | AnonymousUser | None = None) -> Job:
@@ -34,18 +57,143 @@ def abort(job_id: uuid.UUID) -> Job:
 
     Asking again changes nothing. Raises JobNotFound, and JobIsFinal for a job that has ended.
     """
-    now = timezone.now()
     with transaction.atomic():
-        job = Job.objects.select_for_update(of=("self",)).filter(id=job_id).first()
-        if job is None:
-            raise JobNotFound(f"There is no job {job_id}.")
-        if job.is_final:
-            raise JobIsFinal(f"The job has already ended: {job.state}.")
-        transitions.request_abort(job, now)
+        job = _locked(job_id)
+        _abort(job)
     _announce(job)
     return job
 
 
-def _announce(job: Job) -> None:
-    if broker.send_event(Wake(job_ids=[str(job.id)])):  # else Redis is away, and waiting for it twice helps nobody
-        broker.publish_changes(jobs=[job.id], executors=[job.executor_id] if job.executor_id else [])
+def retry(job_id: uuid.UUID) -> Job:
+    """Ask once more for what a job that has ended asked for: a new job, as an end is never taken back.
+
+    Raises JobNotFound, and JobNotFinal for a job that has not ended.
+    """
+    job = Job.objects.filter(id=job_id).first()
+    if job is None:
+        raise JobNotFound(f"There is no job {job_id}.")
+    again = _again(job)
+    again.save(force_insert=True)
+    _announce(again)
+    return again
+
+
+def set_priority(job_id: uuid.UUID, priority: int) -> Job:
+    """Move a PENDING job in the queue; higher goes first.
+
+    Raises JobNotFound, JobNotPending, and InvalidSubmission for a priority out of bounds.
+    """
+    _check_priority(priority)
+    with transaction.atomic():
+        job = _locked(job_id)
+        _set_priority(job, priority)
+    _announce(job)
+    return job
+
+
+# --- Many at once ------------------------------------------------------------------------------------------------
+
+
+class Action(StrEnum):
+    ABORT = "abort"
+    RETRY = "retry"
+    PRIORITY = "priority"
+
+
+@dataclass(slots=True)
+class BulkOutcome:
+    """What became of each job: `done` (for a retry, the new jobs) and `refused` with a sentence of why."""
+
+    done: list[Job] = field(default_factory=list)
+    refused: dict[uuid.UUID, str] = field(default_factory=dict)
+
+
+def concerned(action: Action, job_ids: Sequence[uuid.UUID]) -> int:
+    """How many of the jobs the action would change as they are now."""
+    states = {
+        Action.ABORT: [state for state in State if state not in FINAL],
+        Action.RETRY: sorted(FINAL),
+        Action.PRIORITY: [State.PENDING],
+    }[action]
+    chunks = (job_ids[start : start + BULK_CHUNK] for start in range(0, len(job_ids), BULK_CHUNK))
+    return sum(Job.objects.filter(id__in=chunk, state__in=states).count() for chunk in chunks)
+
+
+def change_many(action: Action, job_ids: Sequence[uuid.UUID], priority: int | None = None) -> BulkOutcome:
+    """Do the same to each job, as `abort`, `retry` and `set_priority` do; one that refuses stops none of the others.
+
+    Done in pieces, each a transaction of its own. Raises InvalidSubmission for a priority that is missing or out of
+    bounds, before anything is changed.
+    """
+    if action is Action.PRIORITY:
+        _check_priority(priority)
+    outcome = BulkOutcome()
+    for start in range(0, len(job_ids), BULK_CHUNK):
+        _change_chunk(action, job_ids[start : start + BULK_CHUNK], priority or 0, outcome)
+    return outcome
+
+
+def _change_chunk(action: Action, job_ids: Sequence[uuid.UUID], priority: int, outcome: BulkOutcome) -> None:
+    changed: list[Job] = []
+    with transaction.atomic():
+        jobs = {
+            job.id: job for job in Job.objects.select_for_update(of=("self",)).filter(id__in=job_ids).order_by("id")
+        }
+        for job_id in job_ids:
+            try:
+                if job_id not in jobs:
+                    raise JobNotFound(f"There is no job {job_id}.")
+                if action is Action.ABORT:
+                    _abort(jobs[job_id])
+                elif action is Action.PRIORITY:
+                    _set_priority(jobs[job_id], priority)
+                changed.append(_again(jobs[job_id]) if action is Action.RETRY else jobs[job_id])
+            except (JobNotFound, JobIsFinal, JobNotFinal, JobNotPending) as error:
+                outcome.refused[job_id] = str(error)
+        if action is Action.RETRY:
+            Job.objects.bulk_create(changed)
+    _announce(*changed)
+    outcome.done += changed
+
+
+# --- One job, in a transaction, locked -----------------------------------------------------------------------------
+
+
+def _locked(job_id: uuid.UUID) -> Job:
+    job = Job.objects.select_for_update(of=("self",)).filter(id=job_id).first()
+    if job is None:
+        raise JobNotFound(f"There is no job {job_id}.")
+    return job
+
+
+def _abort(job: Job) -> None:
+    if job.is_final:
+        raise JobIsFinal(f"The job has already ended: {job.state}.")
+    transitions.request_abort(job, timezone.now())
+
+
+def _again(job: Job) -> Job:
+    if not job.is_final:
+        raise JobNotFinal(f"The job has not ended, it is {job.state}: abort it first, or clone it.")
+    return Job(retry_of=job.id, submitted_at=timezone.now(), **{name: getattr(job, name) for name in _ASKED})
+
+
+def _set_priority(job: Job, priority: int) -> None:
+    if job.state != State.PENDING:
+        raise JobNotPending(f"Only a PENDING job has a place in the queue; this one is {job.state}.")
+    job.priority = priority
+    job.save(update_fields=["priority"])
+
+
+def _check_priority(priority: int | None) -> None:
+    if priority is None or not MIN_PRIORITY <= priority <= MAX_PRIORITY:
+        sentence = f"Must be a whole number from {MIN_PRIORITY} to {MAX_PRIORITY}."
+        raise InvalidSubmission({"priority": [sentence]})
+
+
+def _announce(*jobs: Job) -> None:
+    if not jobs:
+        return
+    ids = [str(job.id) for job in jobs]
+    if broker.send_event(Wake(job_ids=ids)):  # else Redis is away, and waiting for it twice helps nobody
+        broker.publish_changes(jobs=ids, executors={job.executor_id for job in jobs if job.executor_id})

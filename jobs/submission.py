@@ -34,6 +34,7 @@ MAX_MEMORY_GB = 64 * 1024
 MAX_ARGUMENT_BYTES = 128 * 1024 - 1
 """Linux starts no program with a longer single argument or environment entry."""
 MAX_ERRORS = 20
+MIN_PRIORITY, MAX_PRIORITY = -1000, 1000
 
 
 class InvalidSubmission(ValueError):
@@ -252,7 +253,7 @@ class JobSubmission(BaseModel):
         description="Where the platform fails and the job may have run, it fails too instead of running again.",
     )
     priority: Annotated[int, BeforeValidator(_whole_number)] = Field(
-        default=0, ge=-1000, le=1000, description="Higher goes first."
+        default=0, ge=MIN_PRIORITY, le=MAX_PRIORITY, description="Higher goes first."
     )
     labels: Annotated[dict[str, str], BeforeValidator(_named_texts), _TEXTS_SCHEMA] = Field(
         default={}, description="Labels that an executor must have to run this job."

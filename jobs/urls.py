@@ -1,10 +1,14 @@
 from django.urls import path
 
-from jobs import log_views, views
+from jobs import list_views, log_views, views
 
 app_name = "jobs"
 urlpatterns = [
-    path("", views.job_list, name="list"),
+    path("", list_views.job_list, name="list"),
+    path("bulk/preview/", list_views.preview_bulk, name="preview_bulk"),
+    path("bulk/", list_views.change_jobs, name="bulk"),
+    path("views/", list_views.save_view, name="save_view"),
+    path("views/<int:view_id>/delete/", list_views.delete_view, name="delete_view"),
     path("new/", views.new, name="new"),
     path("<uuid:job_id>/", views.job_detail, name="detail"),
     path("<uuid:job_id>/abort/", views.abort, name="abort"),

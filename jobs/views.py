@@ -1,4 +1,7 @@
-"""The job pages. What changes on them is rendered as fragments, for the page and for its socket alike."""
+"""The pages of one job: submit it, watch it. What changes is rendered as fragments, for page and socket alike.
+
+`jobs/list_views.py` has the list.
+"""
 
 import uuid
 from dataclasses import dataclass
@@ -16,8 +19,8 @@ from executors.hub import Fragments
 from executors.models import Executor
 from jobs import services
 from jobs.forms import JobForm
-from jobs.lifecycle import LIVE, State
-from jobs.listing import JobFilter, as_job_id, page_of
+from jobs.lifecycle import LIVE
+from jobs.listing import as_job_id
 from jobs.masking import masked
 from jobs.models import Attempt, Job
 from jobs.snapshot import why_waiting
@@ -27,34 +30,6 @@ class HtmxRequest(HttpRequest):
     """A request as django-htmx's middleware leaves it."""
 
     htmx: HtmxDetails
-
-
-# --- List --------------------------------------------------------------------------------------------------------
-
-
-def list_context(job_filter: JobFilter, before: str, after: str) -> dict[str, Any]:
-    page = page_of(job_filter.apply(Job.objects.all()), before, after)
-    return {
-        "page": page,
-        "filter": job_filter,
-        "older": job_filter.query(before=page.older) if page.older else "",
-        "newer": job_filter.query(after=page.newer) if page.newer else "",
-        "live": job_filter.query(before=before, after=after),
-    }
-
-
-def list_fragments(job_filter: JobFilter, before: str = "", after: str = "") -> Fragments:
-    return {"job-list": render_to_string("jobs/_list.html", list_context(job_filter, before, after))}
-
-
-@require_GET
-def job_list(request: HtmxRequest) -> HttpResponse:
-    job_filter = JobFilter.from_query(request.GET)
-    context = list_context(job_filter, request.GET.get("before", ""), request.GET.get("after", ""))
-    if request.htmx and not request.htmx.history_restore_request:
-        return render(request, "jobs/_list.html", context)
-    context |= {"states": [state.value for state in State], "executors": Executor.objects.only("id", "name")}
-    return render(request, "jobs/list.html", context)
 
 
 # --- Submit ------------------------------------------------------------------------------------------------------

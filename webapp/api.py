@@ -19,8 +19,8 @@ from jobs import api as jobs_api
 from jobs.archive import ArchiveUnavailable
 from jobs.lifecycle import State
 from jobs.models import Job
-from jobs.services import JobIsFinal, JobNotFound
-from jobs.submission import explain
+from jobs.services import JobIsFinal, JobNotFinal, JobNotFound, JobNotPending
+from jobs.submission import InvalidSubmission, explain
 from webapp import health
 from webapp.errors import error_response
 
@@ -30,8 +30,8 @@ Submit containers as jobs, follow them, and look after the executors that run th
 CPU is in cores, memory in GB of 1024³ bytes; fractions are welcome. Times are UTC.
 
 Every error has one shape: `{"error": {"code": "…", "message": "…", "fields": {"cpu_cores": ["…"]}}}`. 400: not JSON;
-401: log in (a browser's session, or HTTP Basic); 404: no such job or executor; 409: the job has ended; 413: over 1 MB;
-422: a field is wrong, and `fields` says how; 503: Redis or the scheduler does not answer.
+401: log in (a browser's session, or HTTP Basic); 404: no such job or executor; 409: the job has ended, or not yet;
+413: over 1 MB; 422: a field is wrong, and `fields` says how; 503: Redis or the scheduler does not answer.
 """
 
 
@@ -134,6 +134,21 @@ def executor_not_found(request: HttpRequest, error: executors_api.ExecutorNotFou
 @api.exception_handler(JobIsFinal)
 def job_is_final(request: HttpRequest, error: JobIsFinal) -> HttpResponse:
     return error_response(409, str(error), "job_is_final")
+
+
+@api.exception_handler(JobNotFinal)
+def job_not_final(request: HttpRequest, error: JobNotFinal) -> HttpResponse:
+    return error_response(409, str(error), "job_not_final")
+
+
+@api.exception_handler(JobNotPending)
+def job_not_pending(request: HttpRequest, error: JobNotPending) -> HttpResponse:
+    return error_response(409, str(error), "job_not_pending")
+
+
+@api.exception_handler(InvalidSubmission)
+def invalid_value(request: HttpRequest, error: InvalidSubmission) -> HttpResponse:
+    return error_response(422, f"Not accepted because of: {', '.join(error.fields)}.", "invalid", error.fields)
 
 
 @api.exception_handler(jobs_api.NoScheduler)

@@ -19,6 +19,7 @@ document.addEventListener("click", (event) => {
   if (opener) document.getElementById(opener.dataset.opens).showModal();
   const dismisser = event.target.closest("[data-dismisses]");
   if (dismisser) document.getElementById(dismisser.dataset.dismisses).close();
+  if (event.target.nodeName === "DIALOG") event.target.close(); // its backdrop
 });
 
 document.addEventListener("submit", (event) => {

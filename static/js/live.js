@@ -6,6 +6,7 @@ const FIRST_WAIT = 300, LONGEST_WAIT = 8000;
 const LOGIN_REQUIRED = 4401, NOT_FOUND = 4404;
 
 const handlers = {};
+const preparations = {};
 const resumers = [];
 let socket = null;
 let path = "";
@@ -18,6 +19,11 @@ let overdue = null;
 export function onLive(kind, handle, resume = null) {
   handlers[kind] = handle;
   if (resume) resumers.push(resume);
+}
+
+// Before a fresh element takes the place of the one with this id: `change(old, fresh)` gives what shall do so instead.
+export function prepare(id, change) {
+  preparations[id] = change;
 }
 
 export function send(message) {
@@ -108,7 +114,8 @@ function show(html) {
   for (const fresh of [...template.content.children]) {
     const old = document.getElementById(fresh.id);
     if (!old) continue;
-    Idiomorph.morph(old, fresh, { callbacks: { beforeNodeMorphed: unlessSameTime, beforeAttributeUpdated: unlessOpened } });
+    const wanted = preparations[fresh.id]?.(old, fresh) ?? fresh;
+    Idiomorph.morph(old, wanted, { callbacks: { beforeNodeMorphed: unlessSameTime, beforeAttributeUpdated: unlessOpened } });
     const current = document.getElementById(fresh.id);
     htmx.process(current);
     showTimes(current);

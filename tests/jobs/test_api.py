@@ -426,3 +426,73 @@ def test_times_are_utc_and_say_so(client: Client) -> None:
     submitted = client.get(f"/jobs/{submit().id}").json()["submitted_at"]
     assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d+Z", submitted)
     assert abs(timezone.now() - timezone.datetime.fromisoformat(submitted)) < timedelta(seconds=5)
+
+
+# --- Retry, priority, many at once ---------------------------------------------------------------------------------
+
+
+def test_a_job_that_ended_is_retried_as_a_new_one(client: Client) -> None:
+    job = submit(name="again")
+    assert client.post(f"/api/v1/jobs/{job.id}/retry").status_code == 409
+    services.abort(job.id)
+    response = client.post(f"/api/v1/jobs/{job.id}/retry")
+    assert response.status_code == 201
+    body = response.json()
+    assert (body["retry_of"], body["name"], body["status"]) == (str(job.id), "again", "PENDING")
+    assert response["Location"] == f"/api/v1/jobs/{body['job_id']}"
+    assert client.post(f"/api/v1/jobs/{new_job_id()}/retry").status_code == 404
+
+
+def patch(client: Client, job: Job, body: object) -> Any:
+    return client.patch(f"/api/v1/jobs/{job.id}", json.dumps(body), content_type="application/json")
+
+
+def test_the_priority_of_a_pending_job_is_changed_and_nothing_else_is(client: Client) -> None:
+    job = submit()
+    assert patch(client, job, {"priority": 12}).json()["priority"] == 12
+    assert "priority" in patch(client, job, {"priority": 5000}).json()["error"]["fields"]
+    assert patch(client, job, {"docker_image": "other"}).status_code == 422
+    services.abort(job.id)
+    assert patch(client, job, {"priority": 1}).json()["error"]["code"] == "job_not_pending"
+
+
+def test_many_jobs_are_changed_by_their_ids_or_by_what_they_match(client: Client) -> None:
+    first, second, third = submit(name="x"), submit(name="x"), submit(name="y")
+    answer = post(client, {"action": "abort", "job_ids": [str(first.id), str(new_job_id())]}, "/api/v1/jobs/bulk")
+    assert answer.json()["done"] == [str(first.id)]
+    assert len(answer.json()["refused"]) == 1
+    answer = post(client, {"action": "priority", "priority": 4, "match": {"q": "x"}}, "/api/v1/jobs/bulk")
+    assert answer.json()["done"] == [str(second.id)]
+    assert answer.json()["refused"][0]["job_id"] == str(first.id)
+    third.refresh_from_db()
+    assert third.priority == 0
+
+
+@pytest.mark.parametrize(
+    ("body", "field"),
+    [
+        ({"action": "abort"}, "match"),
+        ({"action": "abort", "match": {}}, "match"),
+        ({"action": "abort", "match": {"status": "NONSENSE"}}, "match"),
+        ({"action": "abort", "job_ids": [], "match": {"q": "x"}}, "match"),
+        ({"action": "explode", "job_ids": []}, "action"),
+        ({"action": "priority", "job_ids": []}, "priority"),
+        ({"action": "abort", "match": {"q": "x", "since": "sometime"}}, "since"),
+    ],
+)
+def test_a_bulk_request_that_says_too_little_or_too_much_changes_nothing(
+    client: Client, body: dict[str, object], field: str
+) -> None:
+    job = submit(name="x")
+    response = post(client, body, "/api/v1/jobs/bulk")
+    assert (response.status_code, list(response.json()["error"]["fields"])) == (422, [field])
+    job.refresh_from_db()
+    assert job.state == State.PENDING
+
+
+def test_a_list_is_filtered_by_owner_image_and_time_and_a_wrong_time_is_said(client: Client) -> None:
+    submit(name="mine")
+    Job.objects.update(owner=User.objects.create_user("ann"))
+    submit(name="other")
+    assert [job["name"] for job in client.get("/jobs?owner=ann&image=alpine&since=1h").json()["jobs"]] == ["mine"]
+    assert list(client.get("/jobs?since=yesterday").json()["error"]["fields"]) == ["since"]

@@ -94,3 +94,73 @@ def test_a_job_that_has_ended_is_not_aborted(redis_client: redis.Redis, state: S
 def test_a_job_that_does_not_exist_is_not_found(redis_client: redis.Redis) -> None:
     with pytest.raises(services.JobNotFound):
         services.abort(new_job_id())
+
+
+# --- Retry, priority, many at once ---------------------------------------------------------------------------------
+
+
+def ended(state: State = State.FAILED, **fields: object) -> Job:
+    job = services.submit(submission(**fields))
+    Job.objects.filter(id=job.id).update(state=state, finished_at=timezone.now())
+    return Job.objects.get(id=job.id)
+
+
+def test_a_retry_is_a_new_job_that_asks_for_the_same_and_leaves_the_end_of_the_old_one(
+    redis_client: redis.Redis,
+) -> None:
+    ann = User.objects.create_user("ann")
+    old = ended(command=["a", "b"], env={"A": "1"}, cpu_cores=0.5, labels={"zone": "a"}, name="n", priority=3)
+    Job.objects.filter(id=old.id).update(owner=ann)
+    again = Job.objects.get(id=services.retry(old.id).id)
+    asked = ("name", "image", "command", "env", "cpu_millicores", "memory_bytes", "labels", "shape", "priority")
+    assert [getattr(again, name) for name in asked] == [getattr(old, name) for name in asked]
+    assert (again.retry_of, again.owner, again.state, again.attempt_number) == (old.id, ann, State.PENDING, 0)
+    assert Job.objects.get(id=old.id).state == State.FAILED
+    assert wakes(redis_client)[-1] == [str(again.id)]
+
+
+def test_what_has_not_ended_is_not_retried(redis_client: redis.Redis) -> None:
+    job = services.submit(submission())
+    with pytest.raises(services.JobNotFinal, match="PENDING"):
+        services.retry(job.id)
+    with pytest.raises(services.JobNotFound):
+        services.retry(new_job_id())
+    assert Job.objects.count() == 1
+
+
+def test_every_column_that_a_person_asks_for_is_asked_for_again(redis_client: redis.Redis) -> None:
+    assert set(submission().job_fields()) <= set(services._ASKED)
+
+
+def test_the_priority_of_a_pending_job_can_be_changed(redis_client: redis.Redis) -> None:
+    job = services.submit(submission())
+    assert services.set_priority(job.id, 7).priority == 7
+    assert Job.objects.get(id=job.id).priority == 7
+    with pytest.raises(services.InvalidSubmission):
+        services.set_priority(job.id, 1001)
+    with pytest.raises(services.JobNotPending, match="FAILED"):
+        services.set_priority(ended().id, 1)
+
+
+def test_many_jobs_are_changed_and_those_that_refuse_stop_no_other(
+    redis_client: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(services, "BULK_CHUNK", 2)
+    waiting, over, missing = [services.submit(submission()) for _ in range(3)], ended(), new_job_id()
+    ids = [waiting[0].id, over.id, waiting[1].id, missing, waiting[2].id]
+    assert services.concerned(services.Action.ABORT, ids) == 3
+    outcome = services.change_many(services.Action.ABORT, ids)
+    assert [job.id for job in outcome.done] == [job.id for job in waiting]
+    assert set(outcome.refused) == {over.id, missing}
+    assert set(Job.objects.filter(id__in=[job.id for job in waiting]).values_list("state", flat=True)) == {"ABORTED"}
+    again = services.change_many(services.Action.RETRY, ids)
+    assert [job.retry_of for job in again.done] == [waiting[0].id, over.id, waiting[1].id, waiting[2].id]
+    assert Job.objects.filter(state="PENDING").count() == 4
+
+
+def test_a_bad_priority_for_many_jobs_changes_none(redis_client: redis.Redis) -> None:
+    job = services.submit(submission())
+    with pytest.raises(services.InvalidSubmission):
+        services.change_many(services.Action.PRIORITY, [job.id], None)
+    outcome = services.change_many(services.Action.PRIORITY, [job.id, ended().id], 5)
+    assert ([done.priority for done in outcome.done], len(outcome.refused)) == ([5], 1)

@@ -87,7 +87,7 @@ def test_the_list_costs_the_same_queries_however_many_jobs_it_shows(
     for number in range(60):
         make_job(State.RUNNING, make_executor(f"node-{number}"))
     text_of(client, "/jobs/")
-    with django_assert_max_num_queries(4):
+    with django_assert_max_num_queries(5):
         text_of(client, "/jobs/")
 
 
@@ -184,7 +184,12 @@ def test_secrets_are_hidden_and_other_variables_shown(client: Client) -> None:
 def test_nothing_that_a_job_is_named_becomes_markup(client: Client) -> None:
     node = make_executor(name=HOSTILE, id="node-1", problem=HOSTILE, labels={HOSTILE: HOSTILE})
     job = make_job(
-        State.STARTING, node, name=HOSTILE, command=[HOSTILE], env={"A" + HOSTILE.replace("=", ""): HOSTILE}, labels={HOSTILE: HOSTILE}
+        State.STARTING,
+        node,
+        name=HOSTILE,
+        command=[HOSTILE],
+        env={"A" + HOSTILE.replace("=", ""): HOSTILE},
+        labels={HOSTILE: HOSTILE},
     )
     job.attempts.update(progress=HOSTILE, reason_text=HOSTILE)
     Job.objects.update(reason_text=HOSTILE)

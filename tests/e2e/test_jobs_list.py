@@ -1,0 +1,167 @@
+"""The list of jobs in a real browser: filters, views, many at once, and rows that stand still under the pointer."""
+
+import re
+from collections.abc import Iterator
+
+import docker
+import pytest
+from playwright.sync_api import Browser, Locator, Page, expect
+
+from tests.cluster import Cluster
+from tests.e2e.browser import chromium, page_of
+
+pytestmark = [pytest.mark.docker, pytest.mark.browser]
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with chromium() as browser:
+        yield browser
+
+
+@pytest.fixture(scope="module")
+def cluster(
+    tmp_path_factory: pytest.TempPathFactory, test_image: str, docker_client: docker.DockerClient
+) -> Iterator[Cluster]:
+    """Web alone: what is submitted waits."""
+    with Cluster(tmp_path_factory.mktemp("cluster"), test_image, docker_client) as cluster:
+        cluster.start_web()
+        yield cluster
+
+
+@pytest.fixture
+def page(browser: Browser, cluster: Cluster) -> Iterator[Page]:
+    with page_of(browser, cluster.url) as page:
+        yield page
+    jobs = cluster.api.get("/jobs", params={"limit": 1000, "status": "PENDING"}).json()["jobs"]
+    if jobs:
+        body = {"action": "abort", "job_ids": [job["job_id"] for job in jobs]}
+        assert cluster.api.post("/api/v1/jobs/bulk", json=body).status_code == 200
+
+
+def rows(page: Page) -> Locator:
+    return page.locator("#job-list tbody tr")
+
+
+def names(page: Page) -> list[str]:
+    return page.locator("#job-list .row-link").all_inner_texts()
+
+
+def test_filters_show_as_chips_that_remove_them_and_stand_in_the_address(page: Page, cluster: Cluster) -> None:
+    cluster.submit("true", name="chip-one", labels={"zone": "a"})
+    cluster.submit("true", name="chip-two")
+    page.goto("/jobs/")
+    page.get_by_placeholder("Name, image").fill("chip")
+    expect(rows(page)).to_have_count(2)
+    page.get_by_text("More filters").click()
+    page.get_by_label("Label", exact=True).fill("zone=a")
+    page.get_by_label("Label", exact=True).press("Enter")
+    expect(rows(page)).to_have_count(1)
+    expect(page).to_have_url(re.compile(r"/jobs/\?label=zone%3Da&text=chip$"))
+    page.reload()
+    expect(rows(page)).to_have_count(1)
+    page.get_by_role("link", name="Remove the filter Label: zone=a").click()
+    expect(rows(page)).to_have_count(2)
+    expect(page).to_have_url(re.compile(r"/jobs/\?text=chip$"))
+
+
+def test_an_order_is_chosen_and_kept(page: Page, cluster: Cluster) -> None:
+    for name, priority in (("o-b", 1), ("o-a", 9), ("o-c", 5)):
+        cluster.submit("true", name=name, priority=priority)
+    page.goto("/jobs/?text=o-")
+    assert names(page) == ["o-c", "o-a", "o-b"]
+    page.get_by_label("Order").select_option("Highest priority first")
+    expect(rows(page).first).to_contain_text("o-a")
+    assert names(page) == ["o-a", "o-c", "o-b"]
+    page.get_by_label("Order").select_option("Name, A to Z")
+    expect(rows(page).nth(1)).to_contain_text("o-b")
+    page.reload()
+    assert names(page) == ["o-a", "o-b", "o-c"]
+
+
+def test_a_range_is_chosen_with_shift_and_changed_after_asking(page: Page, cluster: Cluster) -> None:
+    for number in range(5):
+        cluster.submit("true", name=f"range-{number}")
+    page.goto("/jobs/?text=range-")
+    expect(rows(page)).to_have_count(5)
+    page.get_by_label("Select range-3").check()
+    page.get_by_label("Select range-1").click(modifiers=["Shift"])
+    expect(page.locator("#bulk-count")).to_have_text("3 selected")
+    page.locator("#bulk").get_by_role("button", name="Priority…").click()
+    dialog = page.get_by_role("dialog")
+    expect(dialog).to_contain_text("Change the priority of 3 jobs?")
+    dialog.get_by_label("New priority").fill("42")
+    dialog.get_by_role("button", name="Change 3 jobs").click()
+    expect(page.get_by_text("Changed 3 jobs.")).to_be_visible()
+    expect(page).to_have_url(re.compile(r"/jobs/\?text=range-$"))
+    jobs = cluster.api.get("/jobs", params={"q": "range-"}).json()["jobs"]
+    assert [job["priority"] for job in jobs] == [0, 42, 42, 42, 0]
+
+
+def test_all_that_match_are_aborted_and_retried_with_their_number_said_first(page: Page, cluster: Cluster) -> None:
+    for number in range(60):
+        cluster.submit("true", name=f"many-{number}")
+    page.goto("/jobs/?text=many-")
+    page.get_by_label("Select all jobs on this page").check()
+    expect(page.locator("#bulk-count")).to_have_text("50 selected")
+    page.get_by_role("button", name="Select all 60 that match").click()
+    page.locator("#bulk").get_by_role("button", name="Abort…").click()
+    dialog = page.get_by_role("dialog")
+    expect(dialog).to_contain_text("Abort 60 jobs?")
+    late = cluster.submit("true", name="many-late")
+    dialog.get_by_role("button", name="Abort 60 jobs").click()
+    expect(page.get_by_text("Aborted 60 jobs.")).to_be_visible()
+    assert cluster.job(late)["status"] == "PENDING", "what came after the question was not meant"
+    page.get_by_label("Select all jobs on this page").check()
+    page.locator("#bulk").get_by_role("button", name="Retry…").click()
+    expect(dialog).to_contain_text("Retry 49 jobs?")
+    expect(dialog).to_contain_text("1 of the 50 chosen stays as it is: not ended yet.")
+    dialog.get_by_role("button", name="Retry 49 jobs").click()
+    expect(page.get_by_text("Retried 49 jobs.")).to_be_visible()
+
+
+def test_rows_stand_still_under_the_pointer_and_new_ones_are_announced(page: Page, cluster: Cluster) -> None:
+    cluster.submit("true", name="still-1")
+    under = cluster.submit("true", name="still-2")
+    page.goto("/jobs/?text=still-")
+    expect(page.locator("#live-status")).to_have_text("Live")
+    rows(page).first.hover()
+    cluster.submit("true", name="still-3")
+    expect(page.locator("#list-news")).to_have_text("1 new")
+    assert names(page) == ["still-2", "still-1"]
+    cluster.api.post(f"/api/v1/jobs/{under}/abort")
+    expect(rows(page).first).to_contain_text("Aborted")
+    assert names(page) == ["still-2", "still-1"]
+    page.mouse.move(5, 5)
+    expect(rows(page)).to_have_count(3)
+    assert names(page) == ["still-3", "still-2", "still-1"]
+    expect(page.locator("#list-news")).to_have_count(0)
+
+
+def test_a_choice_outlives_what_changes_meanwhile(page: Page, cluster: Cluster) -> None:
+    cluster.submit("true", name="keep-1")
+    page.goto("/jobs/?text=keep-")
+    expect(page.locator("#live-status")).to_have_text("Live")
+    page.get_by_label("Select keep-1").check()
+    cluster.submit("true", name="keep-2")
+    expect(page.locator("#list-news")).to_have_text("1 new")
+    expect(page.get_by_label("Select keep-1")).to_be_checked()
+    expect(page.locator("#bulk-count")).to_have_text("1 selected")
+    page.locator("#list-news").click()
+    expect(rows(page)).to_have_count(2)
+    expect(page.locator("#bulk")).to_be_hidden()
+
+
+def test_a_view_is_saved_found_again_and_deleted(page: Page) -> None:
+    page.goto("/jobs/?state=FAILED&since=24h")
+    page.get_by_role("button", name="Save view…").click()
+    page.get_by_label("Save these filters as").fill("Failed today")
+    page.get_by_role("button", name="Save", exact=True).click()
+    view = page.get_by_role("navigation", name="Views").get_by_role("link", name="Failed today")
+    expect(view).to_have_attribute("aria-current", "page")
+    page.goto("/jobs/")
+    view.click()
+    expect(page).to_have_url(re.compile(r"/jobs/\?state=FAILED&since=24h$"))
+    page.get_by_role("button", name="Views…").click()
+    page.get_by_role("button", name="Delete the view Failed today").click()
+    expect(view).to_have_count(0)
