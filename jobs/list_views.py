@@ -168,7 +168,7 @@ def preview_bulk(request: HttpRequest) -> HttpResponse:
         "left": len(ids) - changed,
         "limited": bool(query) and len(ids) == COUNT_LIMIT,
         "limit": COUNT_LIMIT,
-        "back": _back(request),
+        "back": request.POST.get("back", ""),
     }
     return render(request, "jobs/_bulk.html", context)
 

@@ -11,7 +11,7 @@ one index leaves, or the next WINDOW before the cursor; the page says how far ba
 import json
 import re
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -221,7 +221,7 @@ def _took(now: datetime) -> Expression:
     return Coalesce(Seconds(Coalesce("finished_at", Value(now))) - Seconds("started_at"), Value(-1.0))
 
 
-SORTS = {
+SORTS: dict[str, Callable[[datetime], Expression | F]] = {
     "submitted": lambda now: F("id"),
     "started": lambda now: Coalesce("started_at", Value(_EPOCH)),
     "took": _took,
@@ -313,7 +313,7 @@ def _sorted_page(
         equal = Q(sort_key=edge.sort_key, **{f"id__{way}": edge.id})
         keyed = keyed.filter(Q(**{f"sort_key__{way}": edge.sort_key}) | equal)
     sign = "-" if downward else ""
-    rows = list(keyed.order_by(f"{sign}sort_key", f"{sign}id")[: size + 1])
+    rows: list[Job] = [*keyed.order_by(f"{sign}sort_key", f"{sign}id")[: size + 1]]
     more, rows = len(rows) > size, rows[:size]
     if not forward:
         rows.reverse()

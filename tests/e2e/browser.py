@@ -40,4 +40,5 @@ def page_of(browser: Browser, url: str, *expected: str, **options: Any) -> Itera
     page.on("pageerror", lambda error: errors.append(str(error)))
     yield page
     context.close()
-    assert [error for error in errors if not any(re.search(pattern, error) for pattern in expected)] == []
+    unexpected = [error for error in errors if not any(re.search(pattern, error) for pattern in expected)]
+    assert not unexpected, unexpected
