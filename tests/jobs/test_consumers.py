@@ -60,7 +60,7 @@ class Browser:
         if "html" in message:
             await self.say(shown=True)
         if "log" in message:
-            await self.say(logged=message["log"]["first"] + len(message["log"]["lines"]))
+            await self.say(logged=True)
 
     async def say(self, **message: Any) -> None:
         await self.socket.send_to(json.dumps(message))
@@ -268,8 +268,48 @@ async def test_a_paused_browser_gets_no_more_lines_and_keeps_no_other_waiting(re
             print_lines(redis_client, job.id, str(number))
             assert texts(await reading.receive("log")) == [str(number)]
         await paused.silence("log")
-        await paused.say(logged=0)
+        await paused.say(logged=True)
         assert texts(await paused.receive("log")) == ["0", "1", "2", "3", "4"]
+
+
+async def test_who_does_not_follow_hears_how_many_lines_there_are_and_gets_none(redis_client: redis.Redis) -> None:
+    job = await in_thread(make_job)
+    print_lines(redis_client, job.id, "0", "1")
+    async with opened(f"/ws/jobs/{job.id}?log_offset=off") as browser:
+        page = await browser.receive("log")
+        assert (page["lines"], page["total"]) == ([], 2)
+        print_lines(redis_client, job.id, "2", complete=True)
+        page = await browser.receive("log")
+        assert (page["lines"], page["total"], page["complete"]) == ([], 3, True)
+        await browser.say(follow=1)
+        page = await browser.receive("log")
+        assert (page["first"], texts(page)) == (1, ["1", "2"])
+        await browser.say(follow=False)
+        print_lines(redis_client, job.id, "3")
+        page = await browser.receive("log")
+        assert (page["lines"], page["total"]) == ([], 4)
+
+
+@pytest.mark.parametrize("wish", [-1, None, True, "1", 1.5, [1]])
+async def test_a_wish_that_makes_no_sense_changes_nothing(redis_client: redis.Redis, wish: Any) -> None:
+    job = await in_thread(make_job)
+    async with opened(f"/ws/jobs/{job.id}") as browser:
+        await browser.receive("log")
+        await browser.say(follow=wish)
+        print_lines(redis_client, job.id, "0")
+        assert texts(await browser.receive("log")) == ["0"]
+
+
+async def test_very_long_lines_come_in_pages_that_are_not_too_large(redis_client: redis.Redis) -> None:
+    job = await in_thread(make_job)
+    print_lines(redis_client, job.id, *("x" * 60_000 for _ in range(40)))
+    async with opened(f"/ws/jobs/{job.id}?log_offset=0") as browser:
+        next_line = 0
+        while next_line < 40:
+            page = await browser.receive("log")
+            assert page["first"] == next_line
+            assert 0 < len(page["lines"]) < 20
+            next_line += len(page["lines"])
 
 
 async def test_many_readers_of_one_job_share_the_subscription_and_the_reads(redis_client: redis.Redis) -> None:
