@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import os
 import signal
 import sys
 from pathlib import Path
@@ -39,6 +40,7 @@ def _log_to(directory: Path) -> None:
         raise BadSetting(
             f"LOG_DIR {directory} cannot be used: {error.strerror}. Name a folder this user can write to."
         ) from None
+    logging.raiseExceptions = False  # A full disk costs lines of the log, not a traceback for each.
     logging.basicConfig(
         format="{asctime} {levelname} {name}: {message}",
         style="{",
@@ -70,4 +72,6 @@ async def _run(settings: Config, state: State) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    code = main()
+    logging.shutdown()
+    os._exit(code)  # A thread that waits for a hanging Docker would hold up the end for minutes.

@@ -1,8 +1,10 @@
 """The agent itself: takes commands, admits attempts, tells the scheduler, takes up what its predecessor left."""
 
 import asyncio
+import contextlib
 import json
 import logging
+import time
 from collections import deque
 from collections.abc import Coroutine
 
@@ -11,8 +13,8 @@ from docker.errors import APIError
 from agent import __version__, crashpoints, resources
 from agent.attempt import Attempt, Node
 from agent.config import GB, Config
-from agent.containers import LABEL_ATTEMPT, LABEL_JOB, StartFailed
-from agent.engine import Engine, EngineAway
+from agent.containers import FULL_DISK, LABEL_ATTEMPT, LABEL_JOB, StartFailed
+from agent.engine import Engine, EngineAway, Stream
 from agent.images import Images
 from agent.link import Link
 from agent.output import LINGER
@@ -35,6 +37,10 @@ ENGINE_RETRY = 2.0
 PING_TIMEOUT = 10
 FINISHED_KEPT = 1000
 FLUSH_SECONDS = 3.0
+FULL_SECONDS = 60
+"""How long nothing new is taken after Docker said that its disk is full."""
+SWEEP_INTERVAL = 600
+"""Between two looks for containers that nobody needs, such as one whose creation was answered too late."""
 
 
 class Agent:
@@ -42,7 +48,7 @@ class Agent:
 
     def __init__(self, config: Config, state: State, gpus: list[Gpu], address: str) -> None:
         self._config, self._state, self._gpus, self._address = config, state, gpus, address
-        self._engine = Engine(config.start_concurrency)
+        self._engine = Engine(config.start_concurrency, config.pull_timeout, config.registry_auth_file)
         self._link = Link(config, state.executor_id, on_return=lambda: self._say_hello(again=True))
         self._node = Node(
             config=config,
@@ -61,6 +67,9 @@ class Agent:
         self._docker_version = ""
         self._stream_problem = "Docker has not answered yet."
         self._ping_problem = ""
+        self._full_until = float("-inf")
+        self._engine_events: Stream | None = None
+        self._sweep = asyncio.Event()
 
     async def run(self) -> None:
         """Until cancelled; then what was read is shipped and reported, for a few seconds at most."""
@@ -74,12 +83,12 @@ class Agent:
             self._beat(),
             self._ping_engine(),
             self._sample(),
+            self._remove_leftovers(),
             self._link.receive(self._state.last_command, self._handle),
         ]
         tasks = [asyncio.create_task(loop) for loop in loops]
         for attempt in list(self._held.values()):
             self._spawn(attempt.run(), str(attempt))
-        self._spawn(self._remove_leftovers(), "leftovers")
         try:
             done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_EXCEPTION)
             for task in done:
@@ -113,7 +122,9 @@ class Agent:
 
     @property
     def _problem(self) -> str:
-        return self._stream_problem or self._ping_problem
+        """Why nothing new can be run here, in words, or ''."""
+        full = "The disk of Docker is full." if time.monotonic() < self._full_until else ""
+        return self._stream_problem or self._ping_problem or self._state.problem or full
 
     # --- commands
 
@@ -133,18 +144,26 @@ class Agent:
             logger.info("Job %s attempt %d is here already", *key)
             return
         attempt = Attempt(self._node, Record(start), self._on_finished, fresh=True)
-        if refusal := self._refusal(start):
-            event = attempt.refused(refusal)
-            logger.warning("Refused job %s attempt %d: %s", *key, refusal)
-            self._finished.append(event)
-            self._link.send(event)
+        if refusal := self._state.problem or self._refusal(start):
+            self._refuse(attempt, refusal)
             return
         crashpoints.reach("command-received")
-        self._state.save(attempt.record)
+        try:
+            self._state.save(attempt.record)
+        except OSError:
+            self._heartbeat()  # Before the refusal, so that the job is not sent here again.
+            self._refuse(attempt, self._state.problem)
+            return
         crashpoints.reach("attempt-recorded")
         self._held[key] = attempt
         logger.info("Accepted job %s attempt %d: %s", *key, start.image)
         self._spawn(attempt.run(), str(attempt))
+
+    def _refuse(self, attempt: Attempt, why: str) -> None:
+        event = attempt.refused(why)
+        logger.warning("Refused %s: %s", attempt, why)
+        self._finished.append(event)
+        self._link.send(event)
 
     def _refusal(self, start: StartAttempt) -> str:
         """Why the attempt has no room here, or ''."""
@@ -187,6 +206,9 @@ class Agent:
         del self._held[event.job_id, event.attempt]
         logger.info("Finished %s: %s. %s", attempt, event.reason, event.message)
         self._finished.append(event)
+        if event.reason in ("engine_error", "image_pull_failed") and FULL_DISK in event.message:
+            self._full_until = time.monotonic() + FULL_SECONDS
+            self._heartbeat()  # Before the end, so that the job is not sent here again.
         task = asyncio.current_task()
         if task is not None and task in self._tasks:
             self._leaving.add(task)
@@ -234,6 +256,9 @@ class Agent:
     async def _beat(self) -> None:
         while True:
             await asyncio.sleep(self._config.heartbeat_interval)
+            before = self._state.problem
+            if before and not self._state.check():
+                logger.info("The state folder can be written again")
             if self._link.connected:
                 self._heartbeat()
 
@@ -266,8 +291,11 @@ class Agent:
                 first = False
                 for attempt in self._held.values():
                     attempt.look()
+                self._engine_events = stream
+                self._sweep.set()
                 async for line in stream.lines():
                     self._engine_event(line)
+                self._engine_events = None
                 stream.close()
                 self._engine.generation += 1
                 continue
@@ -291,6 +319,8 @@ class Agent:
                 problem = f"Docker does not answer: {error}"
             else:
                 problem = ""
+            if self._ping_problem and not problem and self._engine_events:
+                self._engine_events.close()  # It may have lost something meanwhile, or lead nowhere: open another.
             if problem != self._ping_problem:
                 logger.warning("%s", problem or "Docker answers again")
                 self._ping_problem = problem
@@ -307,18 +337,21 @@ class Agent:
             attempt.engine_event(event["Action"])
 
     async def _remove_leftovers(self) -> None:
-        """Remove the containers of attempts that were reported before this agent started."""
-        held = {(job_id, str(number)) for job_id, number in self._held}
+        """Remove the containers of attempts that were reported: at first, after Docker was away, and now and then."""
         while True:
+            self._sweep.clear()
             try:
                 for container in await self._engine.containers_of(self._state.executor_id):
                     key = container["Labels"].get(LABEL_JOB, ""), container["Labels"].get(LABEL_ATTEMPT, "")
-                    if key not in held and key not in {(job, str(number)) for job, number in self._held}:
+                    if not self._state.keeps(*key):
                         await self._engine.remove(container["Id"])
                         logger.info("Removed the left-over container of job %s attempt %s", *key)
-                return
             except (EngineAway, APIError):
                 await asyncio.sleep(ENGINE_RETRY)
+                continue
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(SWEEP_INTERVAL):
+                    await self._sweep.wait()
 
 
 async def _cancel(tasks: set[asyncio.Task[None]]) -> None:

@@ -13,14 +13,13 @@ from datetime import UTC, datetime
 from docker.errors import APIError, ImageNotFound, NotFound
 
 from agent import crashpoints
-from agent.config import GB, Config
+from agent.config import Config
 from agent.containers import (
     LABEL_EXECUTOR,
     Facts,
     StartFailed,
     container_name,
     container_settings,
-    exec_failure,
     facts,
     init_missing,
     pull_failure,
@@ -33,6 +32,7 @@ from agent.logs import LogWriter
 from agent.output import Output
 from agent.protocol import AttemptFinished, AttemptProgress, AttemptRunning, Gpu, StopAttempt
 from agent.state import Record, State
+from agent.verdict import KILLED, REMOVED, Circumstances, Verdict, ended_by_predecessor, judge, stop_reason, stopped
 
 logger = logging.getLogger(__name__)
 
@@ -41,19 +41,8 @@ INSPECT_INTERVAL = 15.0
 TIMEOUT_GRACE = 10
 KILL_AGAIN = 5.0
 PROGRESS_INTERVAL = 1.0
-KILLED = (137, 143)
-"""Exit codes of SIGKILL and SIGTERM."""
-REBOOTED = 255
-"""The exit code that Docker gives to a container that was running when the machine went down."""
 LATE_OOM = 0.3
 """Seconds that Docker's word of an OOM kill may come after the container's end."""
-STOP_SENTENCES = {
-    "stopped": "Stopped on request.",
-    "superseded": "Stopped: a newer attempt took over.",
-    "timeout": "The job ran longer than its time-out and was stopped.",
-}
-
-
 OnFinished = Callable[["Attempt", AttemptFinished], asyncio.Future[None]]
 
 
@@ -127,7 +116,7 @@ class Attempt:
 
     def refused(self, why: str) -> AttemptFinished:
         """Its only event, where it is not accepted."""
-        return self._finished("start_refused", why)
+        return self._finished(Verdict("start_refused", why))
 
     # --- its life
 
@@ -136,12 +125,12 @@ class Attempt:
         try:
             finished = await self._live()
         except _Stopped:
-            finished = self._finished(self._stop_reason(), STOP_SENTENCES[self._stop_reason()])
+            finished = self._finished(stopped(stop_reason(self.record.stop)))
         except StartFailed as error:
-            finished = self._finished(error.reason, error.message)
+            finished = self._finished(Verdict(error.reason, error.message))
         except Exception as error:
             logger.exception("%s failed in the agent", self)
-            finished = self._finished("engine_error", f"The agent failed: {error!r}")
+            finished = self._finished(Verdict("engine_error", f"The agent failed: {error!r}"))
         crashpoints.reach("container-ended")
         await asyncio.shield(self._on_finished(self, finished))
         crashpoints.reach("end-reported")
@@ -152,7 +141,7 @@ class Attempt:
     async def _live(self) -> AttemptFinished:
         container, stream = await self._begin()
         if container is None:
-            return self._finished("container_gone", "The container was removed on the executor by somebody else.")
+            return self._finished(Verdict("container_gone", REMOVED))
         buffer = self._node.config.log_buffer_bytes
         output = Output(self._node.engine, container.id, self._log_writer(), buffer, stream)
         shipping = asyncio.create_task(output.ship(self._exited, self.look), name=f"output of {self}")
@@ -174,7 +163,7 @@ class Attempt:
         finally:
             shipping.cancel()
             await asyncio.gather(shipping, return_exceptions=True)
-        return await self._verdict(container, output.last_stderr)
+        return await self._end(container, output.last_stderr)
 
     async def _begin(self) -> tuple[Facts | None, Stream | None]:
         """The container as it is, started if it was not; None where it was and is no more."""
@@ -277,24 +266,28 @@ class Attempt:
     async def _watch(self, container: Facts) -> Facts:
         """Wait for the container's end, and bring it about where it is to be stopped or its time is up."""
         deadline = (container.started_at or datetime.now(UTC)).timestamp() + self.start.timeout_seconds
-        kill_at = float("inf")
+        kill_at, told = float("inf"), False
         while True:
             try:
                 container = facts(await self._node.engine.inspect(container.id))
                 if container.ended:
                     return container
                 now = time.time()
-                if not self._ended_by and (self._stop_wanted.is_set() or now >= deadline):
-                    kill_at = now + await self._terminate(container.id)
-                elif now >= kill_at:
+                if now >= kill_at:
                     logger.info("Killing %s: it did not end within the grace period", self)
+                    self._ended_by = stop_reason(self.record.stop)
                     await self._node.engine.kill(container.id, "SIGKILL")
                     kill_at = now + KILL_AGAIN
+                elif not told and (self._stop_wanted.is_set() or now >= deadline):
+                    kill_at = min(kill_at, now + self._grace)
+                    told = await self._terminate(container.id)
             except NotFound:
                 return replace(container, status="gone")
             except (EngineAway, APIError) as error:
                 logger.warning("%s: Docker does not do what it should, trying on: %s", self, error)
                 await asyncio.sleep(1)
+                if self._ended_by and not told:
+                    continue
             until = min(time.time() + INSPECT_INTERVAL, kill_at if self._ended_by else deadline)
             try:
                 async with asyncio.timeout(max(0.02, until - time.time())):
@@ -303,15 +296,21 @@ class Attempt:
                 pass
             self._wake.clear()
 
-    async def _terminate(self, container_id: str) -> float:
-        """Ask the container to end; the seconds until it is made to."""
-        self._ended_by = self._stop_reason()
+    @property
+    def _grace(self) -> float:
+        """Seconds between SIGTERM and SIGKILL."""
+        return float(self.record.stop.grace_seconds if self.record.stop else TIMEOUT_GRACE)
+
+    async def _terminate(self, container_id: str) -> bool:
+        """Ask the container to end; False where it ended by itself just before."""
+        self._ended_by = stop_reason(self.record.stop)
         logger.info("Stopping %s: %s", self, self._ended_by)
         if not await self._node.engine.kill(container_id, "SIGTERM"):
-            self._ended_by = ""  # It ended by itself just before.
+            self._ended_by = ""
             self._wake.set()
             await asyncio.sleep(0.02)
-        return float(self.record.stop.grace_seconds if self.record.stop else TIMEOUT_GRACE)
+            return False
+        return True
 
     async def _remove(self) -> None:
         """Remove the container, if there may be one, however long Docker is away."""
@@ -329,63 +328,33 @@ class Attempt:
 
     # --- what became of it
 
-    async def _verdict(self, container: Facts, last_stderr: bytes) -> AttemptFinished:
+    async def _end(self, container: Facts, last_stderr: bytes) -> AttemptFinished:
         if container.exit_code == KILLED[0] and not (container.oom_killed or self._saw_oom or self._ended_by):
             await asyncio.sleep(LATE_OOM)
             container = await self._find() or container
-        oom = container.oom_killed or self._saw_oom
-        code = container.exit_code
-        failed = exec_failure(code, last_stderr)
-        if stopped := self._ended_by or self._ended_by_predecessor(container):
-            reason, message = stopped, STOP_SENTENCES[stopped]
-        elif not container.ended:
-            reason, message = "container_gone", "The container was removed on the executor by somebody else."
-        elif code == 0:
-            reason, message = "completed", "The command exited with code 0."
-        elif oom:
-            asked = self.start.memory_bytes / GB
-            reason, message = "oom_killed", f"The job used more than the {asked:.3g} GB of memory it asked for."
-        elif failed:
-            reason, message = failed.reason, failed.message
-        elif code in KILLED and self._killed_by_other:
-            reason, message = "container_gone", f"The container was stopped on the executor by hand (exit code {code})."
-        elif code in (*KILLED, REBOOTED) and self._node.engine.generation != self._generation:
-            reason, message = "engine_error", f"Docker was stopped or restarted under the job (exit code {code})."
-        else:
-            reason, message = "exit_nonzero", f"The command exited with code {code}."
-        return self._finished(reason, message, container, oom)
+        before = ended_by_predecessor(self.start, self.record.stop, container) if self._adopted else ""
+        around = Circumstances(
+            ended_by=self._ended_by or before,
+            oom=container.oom_killed or self._saw_oom,
+            killed_by_other=self._killed_by_other,
+            engine_restarted=self._node.engine.generation != self._generation,
+            last_stderr=last_stderr,
+        )
+        return self._finished(judge(self.start, container, around), container, around.oom)
 
-    def _finished(
-        self, reason: str, message: str = "", container: Facts | None = None, oom: bool = False
-    ) -> AttemptFinished:
+    def _finished(self, verdict: Verdict, container: Facts | None = None, oom: bool = False) -> AttemptFinished:
         return AttemptFinished(
             executor_id=self._node.state.executor_id,
             job_id=self.start.job_id,
             attempt=self.start.attempt,
-            reason=reason,
-            message=message,
+            reason=verdict.reason,
+            message=verdict.message,
             exit_code=container.exit_code if container else None,
             oom_killed=oom,
             container_id=container.id if container else self.container_id,
             started_at=_text(container.started_at) if container else None,
             finished_at=_text(container.finished_at) if container else None,
         )
-
-    def _ended_by_predecessor(self, container: Facts) -> str:
-        """The reason for which the agent before this one stopped it, or ''."""
-        if not self._adopted or container.exit_code not in KILLED:
-            return ""
-        if self.record.stop:
-            return self._stop_reason()
-        if container.started_at is None or container.finished_at is None:
-            return ""
-        ran = (container.finished_at - container.started_at).total_seconds()
-        return "timeout" if ran >= self.start.timeout_seconds else ""
-
-    def _stop_reason(self) -> str:
-        if self.record.stop is None:
-            return "timeout"
-        return self.record.stop.why if self.record.stop.why in ("timeout", "superseded") else "stopped"
 
     def _progress(self, detail: str) -> None:
         now = time.monotonic()
@@ -403,7 +372,7 @@ class Attempt:
     def _save(self, record: Record) -> None:
         if record != self.record:
             self.record = record
-            self._node.state.save(record)
+            self._node.state.update(record)
 
     def _log_writer(self) -> LogWriter:
         config, link = self._node.config, self._node.link

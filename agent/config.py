@@ -1,6 +1,7 @@
 """The agent's settings, from the environment and the command line; the command line wins."""
 
 import argparse
+import json
 import os
 import re
 import socket
@@ -38,6 +39,8 @@ class Config:
     sample_interval: float = 10
     log_dir: Path = Path()
     pids_limit: int = 4096
+    pull_timeout: int = 300
+    registry_auth_file: Path | None = None
     log_buffer_bytes: int = 1024**2
     log_limit_bytes: int = 64 * 1024**2
 
@@ -64,9 +67,13 @@ _SETTINGS = [
     _Setting("AGENT_RESERVE_MEMORY_GB", "memory of this kept free for the node itself", "0"),
     _Setting("AGENT_START_CONCURRENCY", "containers started at the same time (default: twice the cores, at most 4)"),
     _Setting("AGENT_PIDS_LIMIT", "processes and threads that one container may have", "4096"),
+    _Setting("AGENT_PULL_TIMEOUT", "seconds without a word from the registry after which a pull has failed", "300"),
+    _Setting("AGENT_REGISTRY_AUTH_FILE", "logins for registries, as docker login writes them (default: Docker's own)"),
     _Setting("AGENT_LOG_BUFFER", "bytes of one attempt's output kept in memory while Redis is slow", "1048576"),
     _Setting(
-        "AGENT_LOG_LIMIT_MB", "size of one job's log in Redis, beyond which its oldest lines are in the archive alone", "64"
+        "AGENT_LOG_LIMIT_MB",
+        "size of one job's log in Redis, beyond which its oldest lines are in the archive alone",
+        "64",
     ),
     _Setting("AGENT_SAMPLE_INTERVAL", "seconds between utilisation samples", "10"),
     _Setting("HEARTBEAT_INTERVAL", "seconds between heartbeats", "30"),
@@ -130,6 +137,8 @@ def _config(values: Mapping[str, str]) -> Config:
         sample_interval=_number(values, "AGENT_SAMPLE_INTERVAL", minimum=0.1),
         log_dir=Path(values["LOG_DIR"]),
         pids_limit=_integer(values, "AGENT_PIDS_LIMIT", minimum=1),
+        pull_timeout=_integer(values, "AGENT_PULL_TIMEOUT", minimum=1),
+        registry_auth_file=_auth_file(values["AGENT_REGISTRY_AUTH_FILE"]),
         log_buffer_bytes=_integer(values, "AGENT_LOG_BUFFER", minimum=64 * 1024),
         log_limit_bytes=int(_number(values, "AGENT_LOG_LIMIT_MB", minimum=0.1) * 1024**2),
     )
@@ -158,6 +167,20 @@ def _number(
 
 def _integer(values: Mapping[str, str], variable: str, *, minimum: int, default: int | None = None) -> int:
     return int(_number(values, variable, minimum=minimum, default=default, kind=int))
+
+
+def _auth_file(text: str) -> Path | None:
+    if not text:
+        return None
+    try:
+        known = isinstance(json.loads(Path(text).read_bytes()), dict)
+    except OSError as error:
+        raise BadSetting(f"AGENT_REGISTRY_AUTH_FILE {text} cannot be read: {error.strerror}.") from None
+    except ValueError:
+        known = False
+    if not known:
+        raise BadSetting(f"AGENT_REGISTRY_AUTH_FILE {text} is no JSON object: make it with docker login.")
+    return Path(text)
 
 
 def parse_labels(text: str) -> dict[str, str]:

@@ -113,13 +113,16 @@ class Facts:
 def facts(inspected: dict[str, Any]) -> Facts:
     state = inspected["State"]
     ended = state["Status"] in ("exited", "dead")
+    started_at, finished_at = _moment(state["StartedAt"]), _moment(state["FinishedAt"]) if ended else None
+    if started_at and finished_at:
+        started_at = min(started_at, finished_at)  # Docker notes the start late: a short run may have ended before it.
     return Facts(
         id=inspected["Id"],
         status=state["Status"],
         exit_code=state["ExitCode"] if ended else None,
         oom_killed=bool(state["OOMKilled"]),
-        started_at=_moment(state["StartedAt"]),
-        finished_at=_moment(state["FinishedAt"]) if ended else None,
+        started_at=started_at,
+        finished_at=finished_at,
         error=state.get("Error", ""),
     )
 
@@ -145,9 +148,14 @@ class StartFailed(Exception):
         self.reason, self.message = reason, message
 
 
+FULL_DISK = "The executor's disk is full."
+
+
 def start_failure(status: int | None, said: str) -> StartFailed:
     """What the engine's refusal to create or start a container means."""
     said = said.strip()
+    if "no space left on device" in said.lower():
+        return StartFailed("engine_error", f"{FULL_DISK} Docker said: {said}")
     if "executable file not found" in said or re.search(r"exec: .*no such file or directory", said):
         return StartFailed("command_not_found", f"The command does not exist in the image. Docker said: {said}")
     if re.search(r"exec: .*permission denied|exec format error", said):
@@ -163,6 +171,8 @@ def pull_failure(image: str, said: str) -> StartFailed:
     """What the engine's refusal to pull an image means."""
     said = said.strip()
     words = said.lower()
+    if "no space left on device" in words:
+        return StartFailed("image_pull_failed", f"{FULL_DISK} Docker said: {said}")
     if "invalid reference format" in words:
         return StartFailed("invalid_settings", f"{image!r} is not an image name that Docker accepts: {said}")
     if re.search(r"pull access denied|unauthorized|denied|no basic auth|authentication required|forbidden", words):

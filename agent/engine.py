@@ -4,11 +4,13 @@ Every call raises docker.errors.APIError where the engine refuses, and EngineAwa
 """
 
 import asyncio
+import contextlib
 import json
 import logging
 import os
 import ssl
-from collections.abc import AsyncIterator, Callable
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
 from pathlib import Path
@@ -16,6 +18,7 @@ from typing import Any, TypeVar
 from urllib.parse import quote, urlencode, urlsplit
 
 import docker
+import docker.auth
 import docker.utils
 import requests
 from docker.errors import APIError, DockerException, NotFound
@@ -27,9 +30,7 @@ T = TypeVar("T")
 
 READ_BYTES = 64 * 1024
 CALL_TIMEOUT = 60
-PULL_SILENCE = 300
-"""Seconds without a word from the engine after which a pull counts as failed."""
-PULL_THREADS = 3
+STREAM_TIMEOUT = 60
 
 
 class EngineAway(Exception):
@@ -41,17 +42,34 @@ class Stream:
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._reader, self._writer = reader, writer
+        self._asked_at: float | None = None
 
     async def read(self) -> bytes:
         """The next bytes; b'' at the end, also where the connection was lost."""
+        self._asked_at = time.monotonic()
         try:
             return await self._reader.read(READ_BYTES)
         except OSError:
             return b""
+        finally:
+            self._asked_at = None
 
-    async def lines(self) -> AsyncIterator[bytes]:
+    @property
+    def silent_seconds(self) -> float:
+        """How long whoever reads it has been waiting."""
+        return time.monotonic() - self._asked_at if self._asked_at is not None else 0.0
+
+    async def lines(self, silence: float | None = None) -> AsyncIterator[bytes]:
+        """Raises EngineAway where nothing comes for `silence` seconds."""
         rest = b""
-        while data := await self.read():
+        while True:
+            try:
+                async with asyncio.timeout(silence):
+                    data = await self.read()
+            except TimeoutError:
+                raise EngineAway(f"nothing was heard for {silence:g} s") from None
+            if not data:
+                return
             *lines, rest = (rest + data).split(b"\n")
             for line in lines:
                 yield line
@@ -63,10 +81,12 @@ class Stream:
 class Engine:
     """The engine that DOCKER_HOST names, or the local one."""
 
-    def __init__(self, workers: int) -> None:
+    def __init__(self, workers: int, pull_timeout: int = 300, registry_auth_file: Path | None = None) -> None:
+        """`pull_timeout`: seconds without a word after which a pull has failed. Logins for registries are read anew for
+        each pull, from `registry_auth_file` or where Docker's own tools keep them."""
         self._environment = docker.utils.kwargs_from_env()
         self._threads = ThreadPoolExecutor(workers + 4, thread_name_prefix="docker")
-        self._pull_threads = ThreadPoolExecutor(PULL_THREADS, thread_name_prefix="pull")
+        self._pull_timeout, self._registry_auth_file = pull_timeout, registry_auth_file
         self._client: docker.APIClient | None = None
         self.init_available = True
         self.generation = 0
@@ -82,7 +102,6 @@ class Engine:
 
     def close(self) -> None:
         self._threads.shutdown(wait=False, cancel_futures=True)
-        self._pull_threads.shutdown(wait=False, cancel_futures=True)
 
     # --- containers
 
@@ -131,18 +150,33 @@ class Engine:
         return True
 
     async def pull(self, image: str, on_message: Callable[[dict[str, Any]], None]) -> None:
-        """Pull an image; `on_message` gets each of the engine's progress messages, in a thread of its own."""
+        """Pull an image; `on_message` gets each of the engine's progress messages, of which one may be an error."""
         repository, tag = docker.utils.parse_repository_tag(image)
+        login = await asyncio.to_thread(self._login, repository)
+        query: dict[str, Any] = {"fromImage": repository, "tag": tag or "latest"}
+        stream = await self._open("POST", "/images/create", within=self._pull_timeout, login=login, **query)
+        told_end = False
+        try:
+            async for line in stream.lines(self._pull_timeout):
+                message = json.loads(line)
+                told_end = told_end or "error" in message or str(message.get("status", "")).startswith("Status: ")
+                on_message(message)
+        except ValueError:
+            raise EngineAway("the pull broke off") from None
+        finally:
+            stream.close()
+        if not told_end and not await self.has_image(image):
+            raise EngineAway("the pull broke off")
 
-        def work(_: docker.APIClient) -> None:
-            client = docker.APIClient(version="auto", timeout=PULL_SILENCE, **self._environment)
-            try:
-                for message in client.pull(repository, tag=tag or "latest", stream=True, decode=True):
-                    on_message(message)
-            finally:
-                client.close()
-
-        await self._call(work, self._pull_threads)
+    def _login(self, repository: str) -> str:
+        """The value of X-Registry-Auth for the repository's registry, or ''."""
+        file = str(self._registry_auth_file) if self._registry_auth_file else None
+        try:
+            registry, _ = docker.auth.resolve_repository_name(repository)
+            login = docker.auth.resolve_authconfig(docker.auth.load_config(file), registry)
+        except DockerException as error:
+            raise EngineAway(f"the login for its registry cannot be read: {_cause(error)}") from None
+        return docker.auth.encode_header(login).decode() if login else ""
 
     # --- streams
 
@@ -156,7 +190,7 @@ class Engine:
         `follow` goes on until the container ends, but may leave out the last lines (seen with Docker 20.10).
         """
         path = f"/containers/{container_id}/logs"
-        begin = {"since": f"{datetime.fromisoformat(since).timestamp():.6f}"} if since else {}
+        begin: dict[str, Any] = {"since": f"{datetime.fromisoformat(since).timestamp():.6f}"} if since else {}
         return await self._open("GET", path, follow=int(follow), stdout=1, stderr=1, timestamps=1, **begin)
 
     async def events(self, executor_id: str) -> Stream:
@@ -168,20 +202,28 @@ class Engine:
         }
         return await self._open("GET", "/events", filters=json.dumps(wanted))
 
-    async def _open(self, method: str, path: str, **query: object) -> Stream:
+    async def _open(
+        self, method: str, path: str, *, within: float = STREAM_TIMEOUT, login: str = "", **query: object
+    ) -> Stream:
         """HTTP/1.0, whose bodies come as they are, without chunks."""
+        request = f"{method} {path}?{urlencode(query, quote_via=quote)} HTTP/1.0\r\nHost: docker\r\n"
+        if method == "POST":
+            request += "Content-Length: 0\r\n"
+        if login:
+            request += f"X-Registry-Auth: {login}\r\n"
         try:
-            reader, writer = await self._connection()
-            request = f"{method} {path}?{urlencode(query, quote_via=quote)} HTTP/1.0\r\nHost: docker\r\n"
-            if method == "POST":
-                request += "Content-Length: 0\r\n"
-            writer.write(f"{request}\r\n".encode())
-            head = await reader.readuntil(b"\r\n\r\n")
+            async with asyncio.timeout(within):
+                reader, writer = await self._connection()
+                with _closed_on_error(writer):
+                    writer.write(f"{request}\r\n".encode())
+                    head = await reader.readuntil(b"\r\n\r\n")
+                    status = int(head.split(b" ", 2)[1])
+                    body = await reader.read() if status >= 400 else b""
+        except TimeoutError:
+            raise EngineAway(f"nothing was heard for {within:g} s") from None
         except (OSError, asyncio.IncompleteReadError, asyncio.LimitOverrunError) as error:
             raise EngineAway(str(error)) from None
-        status = int(head.split(b" ", 2)[1])
         if status >= 400:
-            body = await reader.read()
             writer.close()
             response = requests.Response()
             response.status_code = status
@@ -198,7 +240,7 @@ class Engine:
             context = _tls_context()
         return await asyncio.open_connection(parts.hostname, parts.port or 2375, limit=READ_BYTES, ssl=context)
 
-    async def _call(self, work: Callable[[Any], T], threads: ThreadPoolExecutor | None = None) -> T:
+    async def _call(self, work: Callable[[Any], T]) -> T:
         def run() -> T:
             if self._client is None:
                 self._client = docker.APIClient(
@@ -207,12 +249,21 @@ class Engine:
             return work(self._client)
 
         try:
-            return await asyncio.get_running_loop().run_in_executor(threads or self._threads, run)
+            return await asyncio.get_running_loop().run_in_executor(self._threads, run)
         except APIError:
             raise
         except (DockerException, requests.RequestException, OSError) as error:
             self._client = None
             raise EngineAway(_cause(error)) from None
+
+
+@contextlib.contextmanager
+def _closed_on_error(writer: asyncio.StreamWriter) -> Iterator[None]:
+    try:
+        yield
+    except BaseException:
+        writer.close()
+        raise
 
 
 def explanation(error: APIError) -> str:

@@ -42,7 +42,6 @@ class Images:
             task.exception()  # Seen here, for when every waiter has gone.
 
     async def _pull(self, image: str, listeners: list[Progress]) -> None:
-        loop = asyncio.get_running_loop()
         layers: dict[str, tuple[int, int]] = {}
         failures: list[str] = []
 
@@ -54,7 +53,7 @@ class Images:
             if "error" in message:
                 failures.append(str(message["error"]))
             elif text := describe(image, layers, message):
-                loop.call_soon_threadsafe(tell, text)
+                tell(text)
 
         tell(f"pulling {image}")
         try:
@@ -62,7 +61,7 @@ class Images:
         except APIError as error:
             raise pull_failure(image, explanation(error)) from None
         except EngineAway as error:
-            raise StartFailed("image_pull_failed", f"{image} could not be pulled: {error}") from None
+            raise StartFailed("image_pull_failed", f"{image} could not be pulled: {error}.") from None
         if failures:
             raise pull_failure(image, failures[0])
 

