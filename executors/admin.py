@@ -1,40 +1,77 @@
-"""Executors in Django's admin: to look at, to search, and to close to new jobs. What agents report is not edited."""
+"""Executors in Django's admin: to look at, to search, and what operators do. What agents report is not edited."""
 
-from django.contrib import admin
+from collections.abc import Callable
+
+from django.contrib import admin, messages
+from django.db.models import QuerySet
 from django.http import HttpRequest
 
-from executors import broker
-from executors.models import Executor
+from executors import services
+from executors.models import Executor, ExecutorEvent
+
+
+class EventInline(admin.TabularInline):
+    """The newest events; written where they happen, never here."""
+
+    model = ExecutorEvent
+    fields = ["at", "kind", "text", "by"]
+    readonly_fields = ["at", "kind", "text", "by"]
+    extra = 0
+    ordering = ["-id"]
+    can_delete = False
+
+    def has_add_permission(self, request: HttpRequest, obj: object = None) -> bool:
+        return False
+
+    def has_change_permission(self, request: HttpRequest, obj: object = None) -> bool:
+        return False
 
 
 @admin.register(Executor)
 class ExecutorAdmin(admin.ModelAdmin):
     list_display = ["name", "state", "schedulable", "address", "cores", "memory_gb", "gpu_count", "last_heartbeat_at"]
-    list_editable = ["schedulable"]
     list_filter = ["state", "schedulable"]
     search_fields = ["name", "id", "address"]
-    actions = None
-    fields = [
-        "schedulable",
-        *(field.name for field in Executor._meta.fields if field.name != "schedulable"),
-    ]
-
-    def get_readonly_fields(self, request: HttpRequest, obj: Executor | None = None) -> list[str]:
-        return [field.name for field in Executor._meta.fields if field.name != "schedulable"]
+    actions = ["cordon", "drain", "resume", "forget"]
+    readonly_fields = [field.name for field in Executor._meta.fields]
+    inlines = [EventInline]
 
     def has_add_permission(self, request: HttpRequest) -> bool:
         """An executor comes by itself, with its agent."""
         return False
 
     def has_delete_permission(self, request: HttpRequest, obj: Executor | None = None) -> bool:
-        """Only a lost one: the agent of any other would be unknown from one moment to the next."""
-        lost = obj is None or obj.state == Executor.State.LOST
-        return lost and super().has_delete_permission(request, obj)
+        """By the action 'forget' alone, which refuses while jobs run there and tidies up Redis."""
+        return False
 
-    def save_model(self, request: HttpRequest, obj: Executor, form: object, change: bool) -> None:
-        # Only this column: the scheduler may have written the others since the form was opened.
-        obj.save(update_fields=["schedulable"])
-        broker.publish_changes(executors=[obj.id])
+    @admin.action(description="Cordon: place nothing new", permissions=["change"])
+    def cordon(self, request: HttpRequest, executors: QuerySet[Executor]) -> None:
+        self._do(request, executors, services.cordon, "cordoned")
+
+    @admin.action(description="Drain: cordon, and wait for jobs to end", permissions=["change"])
+    def drain(self, request: HttpRequest, executors: QuerySet[Executor]) -> None:
+        self._do(request, executors, services.drain, "draining")
+
+    @admin.action(description="Resume: take jobs again", permissions=["change"])
+    def resume(self, request: HttpRequest, executors: QuerySet[Executor]) -> None:
+        self._do(request, executors, services.resume, "resumed")
+
+    @admin.action(description="Forget: remove what is gone", permissions=["change"])
+    def forget(self, request: HttpRequest, executors: QuerySet[Executor]) -> None:
+        self._do(request, executors, lambda executor_id, by: services.forget(executor_id), "forgotten")
+
+    def _do(
+        self, request: HttpRequest, executors: QuerySet[Executor], act: Callable[[str, str], object], done: str
+    ) -> None:
+        count = 0
+        for executor_id in list(executors.values_list("id", flat=True)):
+            try:
+                act(executor_id, request.user.get_username())
+                count += 1
+            except (services.ExecutorNotFound, services.ExecutorInUse) as error:
+                self.message_user(request, str(error), messages.ERROR)
+        if count:
+            self.message_user(request, f"{count} {done}.")
 
     @admin.display(ordering="cpu_millicores")
     def cores(self, executor: Executor) -> float:

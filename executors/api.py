@@ -3,19 +3,18 @@
 from datetime import datetime
 from typing import Any
 
+from django.core.exceptions import PermissionDenied
 from django.http import HttpRequest
-from ninja import Router, Schema
+from ninja import Body, Router, Schema
 from pydantic import Field
 
+from executors import services
 from executors.models import Executor
+from executors.services import ExecutorNotFound
 
 router = Router(tags=["Executors"])
 
 GB = 1024**3
-
-
-class ExecutorNotFound(LookupError):
-    """No executor has this id."""
 
 
 class Gpu(Schema):
@@ -40,13 +39,15 @@ class ExecutorSummary(Schema):
     state: Executor.State
     problem: str = Field(description="Why it is UNHEALTHY or LOST, in words.")
     schedulable: bool = Field(description="False: running jobs go on, nothing new is placed.")
+    duty: str = Field(description="'' while schedulable, else CORDONED, DRAINING (jobs still run) or DRAINED.")
     capacity: Resources = Field(description="What jobs may hold: what the node has, less its reserve.")
     allocated: Resources = Field(description="What live attempts hold.")
     free: Resources
     reserved: Resources = Field(description="What the node keeps for itself.")
     running_jobs: int = Field(description="Live attempts on it, STARTING or RUNNING.")
     gpus: list[Gpu]
-    labels: dict[str, str]
+    labels: dict[str, str] = Field(description="What jobs may ask for: the agent's own, and the operator's, which win.")
+    operator_labels: dict[str, str] = Field(description="Those of them that an operator set.")
     docker_version: str
     agent_version: str
     registered_at: datetime
@@ -74,13 +75,15 @@ def summary(executor: Any) -> dict[str, Any]:
         "state": executor.state,
         "problem": executor.problem,
         "schedulable": executor.schedulable,
+        "duty": executor.duty(executor.live_attempts),
         "capacity": resources(cpu, memory, gpus),
         "allocated": resources(held_cpu, held_memory, held_gpus),
         "free": resources(max(0, cpu - held_cpu), max(0, memory - held_memory), max(0, gpus - held_gpus)),
         "reserved": resources(executor.reserve_cpu_millicores, executor.reserve_memory_bytes, 0),
         "running_jobs": executor.live_attempts,
         "gpus": [{**gpu, "memory_gb": round(gpu["memory_bytes"] / GB, 9)} for gpu in executor.gpus],
-        "labels": executor.labels,
+        "labels": executor.placement_labels,
+        "operator_labels": executor.operator_labels,
         "docker_version": executor.docker_version,
         "agent_version": executor.agent_version,
         "registered_at": executor.registered_at,
@@ -95,7 +98,54 @@ def list_executors(request: HttpRequest) -> dict[str, Any]:
 
 @router.get("/executors/{executor_id}", response=ExecutorSummary, summary="Look at an executor")
 def get_executor(request: HttpRequest, executor_id: str) -> dict[str, Any]:
+    return _summary_of(executor_id)
+
+
+def _summary_of(executor_id: str) -> dict[str, Any]:
     executor = Executor.objects.with_allocation().filter(id=executor_id).first() if "\0" not in executor_id else None
     if executor is None:
-        raise ExecutorNotFound(f"There is no executor {executor_id[:100]}.")
+        raise ExecutorNotFound(f"There is no executor {executor_id[:100]!r}.")
     return summary(executor)
+
+
+# --- What operators do -------------------------------------------------------------------------------------------
+
+
+def operator(request: HttpRequest) -> str:
+    """The name of who asks. Raises PermissionDenied where they may not change executors."""
+    if not request.user.has_perm("executors.change_executor"):
+        raise PermissionDenied
+    return request.user.get_username()
+
+
+@router.post("/executors/{executor_id}/cordon", response=ExecutorSummary, summary="Place nothing new on an executor")
+def cordon_executor(request: HttpRequest, executor_id: str) -> dict[str, Any]:
+    services.cordon(executor_id, operator(request))
+    return _summary_of(executor_id)
+
+
+@router.post("/executors/{executor_id}/drain", response=ExecutorSummary, summary="Cordon, and wait for its jobs to end")
+def drain_executor(request: HttpRequest, executor_id: str) -> dict[str, Any]:
+    services.drain(executor_id, operator(request))
+    return _summary_of(executor_id)
+
+
+@router.post("/executors/{executor_id}/resume", response=ExecutorSummary, summary="Take jobs again")
+def resume_executor(request: HttpRequest, executor_id: str) -> dict[str, Any]:
+    services.resume(executor_id, operator(request))
+    return _summary_of(executor_id)
+
+
+@router.post("/executors/{executor_id}/forget", response={204: None}, summary="Remove an executor that is gone")
+def forget_executor(request: HttpRequest, executor_id: str) -> tuple[int, None]:
+    """Refused with 409 while jobs count as running there. An agent of it that still runs joins anew."""
+    operator(request)
+    services.forget(executor_id)
+    return 204, None
+
+
+@router.patch("/executors/{executor_id}/labels", response=ExecutorSummary, summary="Set or remove operator's labels")
+def label_executor(request: HttpRequest, executor_id: str, changes: Body[dict[str, str | None]]) -> dict[str, Any]:
+    """`{"zone": "eu", "old": null}` sets one and removes another; the rest stays. The agent's own are not touched."""
+    services.change_labels(executor_id, changes, operator(request))
+    return _summary_of(executor_id)

@@ -10,12 +10,14 @@ import contextlib
 import json
 import logging
 from typing import Any
+from urllib.parse import parse_qsl
 
 from channels.db import database_sync_to_async
 from channels.generic.websocket import AsyncWebsocketConsumer
 
 from executors import views
 from executors.hub import Fragments, Gone, View, hub
+from executors.listing import ExecutorFilter
 from executors.models import Executor
 
 logger = logging.getLogger(__name__)
@@ -40,11 +42,11 @@ class LivePage(AsyncWebsocketConsumer):
             await self.close(LOGIN_REQUIRED)
             return
         try:
-            view = await database_sync_to_async(self.view)()
+            views = await database_sync_to_async(self.views)()
         except Gone:
             await self.close(NOT_FOUND)
             return
-        self._task = asyncio.create_task(self._run(view))
+        self._task = asyncio.create_task(self._run(views))
 
     async def disconnect(self, code: int) -> None:
         if self._task:
@@ -73,6 +75,10 @@ class LivePage(AsyncWebsocketConsumer):
         """What this page shows; called in a thread. Raises Gone where there is nothing to show."""
         raise NotImplementedError
 
+    def views(self) -> list[View]:
+        """For a page of several views, which are rendered each in its time; else `view` suffices."""
+        return [self.view()]
+
     async def serve(self) -> None:
         """Send pages as they change; a subclass may do more beside."""
         await self._send_pages()
@@ -98,12 +104,14 @@ class LivePage(AsyncWebsocketConsumer):
 
     # --- its task --------------------------------------------------------------------------------------------------
 
-    async def _run(self, view: View) -> None:
+    async def _run(self, views: list[View]) -> None:
         try:
-            with hub().watching(view, self):
+            with contextlib.ExitStack() as watching:
+                for view in views:
+                    watching.enter_context(hub().watching(view, self))
                 await self.serve()
         except Exception:
-            logger.exception("The socket of %s failed", view.key)
+            logger.exception("The socket of %s failed", views[0].key)
             await self.close(1011)
 
     async def _send_pages(self) -> None:
@@ -127,7 +135,8 @@ class LivePage(AsyncWebsocketConsumer):
 
 class ExecutorList(LivePage):
     def view(self) -> View:
-        return View("executors", views.list_fragments)
+        wanted = ExecutorFilter.from_query(dict(parse_qsl(self.scope["query_string"].decode())))
+        return View(f"executors:{wanted.query()}", lambda: views.list_fragments(wanted), rest_seconds=1)
 
 
 class ExecutorDetail(LivePage):
@@ -140,9 +149,12 @@ class ExecutorDetail(LivePage):
             except Executor.DoesNotExist:
                 raise Gone(executor_id) from None
 
-        return View(
-            f"executor:{executor_id}", render, lambda change: bool(change.jobs) or executor_id in change.executors
-        )
+        return View(f"executor:{executor_id}", render, lambda change: executor_id in change.executors)
+
+
+class ExecutorJoin(LivePage):
+    def view(self) -> View:
+        return View("join", views.join_fragments, lambda change: bool(change.executors))
 
 
 class NoSuchPage(LivePage):

@@ -60,12 +60,14 @@ class View:
     """A piece of a page. Two views with the same key show the same, so only one of them is rendered.
 
     `render` is called in a thread and may use the database and Redis; it raises Gone where there is nothing to show
-    any more. It is called when a change `concerns` the view, and every REFRESH_SECONDS besides.
+    any more. It is called when a change `concerns` the view, and every REFRESH_SECONDS besides; where it costs much,
+    `rest_seconds` is the least time between two renderings.
     """
 
     key: str
     render: Callable[[], Fragments]
     concerns: Callable[[Change], bool] = any_change
+    rest_seconds: float = 0
 
 
 class Gone(LookupError):
@@ -94,6 +96,8 @@ class _Shown:
     watchers: set[Watcher] = field(default_factory=set)
     newcomers: set[Watcher] = field(default_factory=set)
     dirty: bool = True
+    rested_at: float = 0
+    """When it may be rendered again, by time.monotonic()."""
 
 
 @dataclass(slots=True)
@@ -275,11 +279,16 @@ class Hub:
             self._dirty.clear()
             begun = time.monotonic()
             for shown in [shown for shown in self._shown.values() if shown.dirty]:
-                await self._render(shown)
+                if begun >= shown.rested_at or not shown.fragments:
+                    await self._render(shown)
+                else:
+                    _welcome(shown)
+                    self._dirty.set()
             await asyncio.sleep(max(TICK_SECONDS, (time.monotonic() - begun) * (1 / RENDERING_SHARE - 1)))
 
     async def _render(self, shown: _Shown) -> None:
         shown.dirty = False
+        shown.rested_at = time.monotonic() + shown.view.rest_seconds
         newcomers, shown.newcomers = shown.newcomers, set()
         try:
             fragments = await database_sync_to_async(shown.view.render)()
@@ -299,6 +308,13 @@ class Hub:
         for watcher in shown.watchers:
             if news := fragments if watcher in newcomers else changed:
                 watcher.offer(news)
+
+
+def _welcome(shown: _Shown) -> None:
+    """Show newcomers what the others see, while the view rests."""
+    for watcher in shown.newcomers:
+        watcher.offer(shown.fragments)
+    shown.newcomers.clear()
 
 
 def _parse(data: bytes) -> Change:

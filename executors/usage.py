@@ -56,3 +56,12 @@ def _usage(entry: dict[bytes, bytes], cpu_millicores: int) -> Usage | None:
         return Usage(float(entry[b"cpu_percent"]) / 100 * cpu_millicores, int(entry[b"memory_bytes"]), gpus)
     except (ValueError, KeyError, TypeError):
         return None
+
+
+def cached_images(executor_id: str) -> list[tuple[str, int]] | None:
+    """Names and bytes of the images in the node's cache, largest first; None where its agent has not said lately."""
+    try:
+        told = broker.client().get(broker.keys().images(executor_id))
+        return [(str(name), int(size)) for name, size in json.loads(told)] if told else None
+    except (*RedisUnavailable, ValueError, TypeError):
+        return None

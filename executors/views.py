@@ -1,124 +1,226 @@
 """The executor pages. What changes on them is rendered as fragments, for the page and for its socket alike."""
 
-from dataclasses import dataclass
+from collections.abc import Callable
 from typing import Any
 
-from django.http import Http404, HttpRequest, HttpResponse
-from django.shortcuts import render
+from django.contrib import messages
+from django.core.exceptions import PermissionDenied
+from django.http import Http404, HttpRequest, HttpResponse, JsonResponse
+from django.shortcuts import redirect, render
 from django.template.loader import render_to_string
+from django.urls import reverse
+from django.views.decorators.http import require_GET, require_POST
 
+from agent import __version__
+from executors import history, joining, listing, services
+from executors.broker import RedisUnavailable
 from executors.hub import Fragments
+from executors.listing import ExecutorFilter
 from executors.models import Executor
-from executors.usage import Usage, latest_usage
+from executors.overview import Shown, shown_executors
+from executors.usage import cached_images
 
 RECENT_ATTEMPTS = 20
+RECENT_EVENTS = 30
+NEWEST = 5
 
 
-@dataclass(frozen=True, slots=True)
-class Shown:
-    """An executor with what it really uses; `usage` is None where no fresh sample is to be had."""
-
-    executor: Executor
-    usage: Usage | None
-
-    @property
-    def gpu_count(self) -> int:
-        return len(self.executor.gpus)
+# --- List --------------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class Total:
-    """One resource over all executors that are there: `used` is None where nobody says."""
-
-    capacity: int
-    allocated: int
-    used: float | None
-
-    @property
-    def free(self) -> int:
-        return max(0, self.capacity - self.allocated)
-
-
-def shown_executors() -> list[Shown]:
-    """All executors with what live attempts hold and what they really use."""
-    executors = list(Executor.objects.with_allocation())
-    usage = latest_usage(executors)
-    return [Shown(executor, usage.get(executor.id)) for executor in executors]
-
-
-def totals(shown: list[Shown]) -> dict[str, Total]:
-    """Capacity (what may be allocated), allocation and use of the executors that are not lost: cpu, memory, gpu."""
-    there = [item for item in shown if item.executor.state != Executor.State.LOST]
-    used = [item.usage for item in there if item.usage]
+def list_context(wanted: ExecutorFilter) -> dict[str, Any]:
+    counts = listing.counts()
+    total = counts[wanted.state] if wanted.state else sum(counts.values())
+    rows = wanted.apply(Executor.objects.with_allocation())
+    begin = (wanted.page - 1) * listing.PAGE_SIZE
+    found = list(rows[begin : begin + listing.PAGE_SIZE + 1])
     return {
-        "cpu": Total(
-            sum(item.executor.allocatable_cpu_millicores for item in there),
-            sum(item.executor.allocated_cpu_millicores for item in there),  # type: ignore[attr-defined]
-            sum(usage.cpu_millicores for usage in used) if used else None,
-        ),
-        "memory": Total(
-            sum(item.executor.allocatable_memory_bytes for item in there),
-            sum(item.executor.allocated_memory_bytes for item in there),  # type: ignore[attr-defined]
-            sum(usage.memory_bytes for usage in used) if used else None,
-        ),
-        "gpu": Total(
-            sum(item.gpu_count for item in there),
-            sum(item.executor.allocated_gpus for item in there),  # type: ignore[attr-defined]
-            sum(gpu.percent or 0 for usage in used for gpu in usage.gpus.values()) / 100 if used else None,
-        ),
+        "executors": shown_executors(found[: listing.PAGE_SIZE]),
+        "filter": wanted,
+        "kinds": [(kind, count, wanted.query(state=kind, page=1)) for kind, count in counts.items()],
+        "all": sum(counts.values()),
+        "everything": wanted.query(state="", page=1),
+        "total": total,
+        "earlier": wanted.query(page=wanted.page - 1) or "?" if wanted.page > 1 else "",
+        "later": wanted.query(page=wanted.page + 1) if len(found) > listing.PAGE_SIZE else "",
     }
 
 
-def list_context() -> dict[str, Any]:
-    shown = shown_executors()
-    return {"executors": shown, "totals": totals(shown)}
+def list_fragments(wanted: ExecutorFilter) -> Fragments:
+    return {"executor-list": render_to_string("executors/_list.html", list_context(wanted))}
 
 
-def list_fragments() -> Fragments:
-    return {"executor-list": render_to_string("executors/_list.html", list_context())}
-
-
+@require_GET
 def executor_list(request: HttpRequest) -> HttpResponse:
-    return render(request, "executors/list.html", list_context())
+    return render(request, "executors/list.html", list_context(ExecutorFilter.from_query(request.GET)))
+
+
+# --- One executor ------------------------------------------------------------------------------------------------
 
 
 def detail_context(executor_id: str) -> dict[str, Any]:
     """Raises Executor.DoesNotExist."""
     executor = Executor.objects.with_allocation().get(id=executor_id)
-    usage = latest_usage([executor]).get(executor_id)
+    shown = shown_executors([executor])[0]
     live = list(executor.attempts.filter(finished_at__isnull=True).select_related("job").order_by("-placed_at"))
     recent = executor.attempts.filter(finished_at__isnull=False).select_related("job").order_by("-id")
-    owner_of_gpu = {index: attempt for attempt in live for index in attempt.gpu_indices}
-    gpus = [
-        {
-            "device": gpu,
-            "attempt": owner_of_gpu.get(gpu["index"]),
-            "usage": usage.gpus.get(gpu["index"]) if usage else None,
-        }
-        for gpu in executor.gpus
-    ]
     return {
         "executor": executor,
-        "usage": usage,
-        "gpus": gpus,
+        "shown": shown,
+        "usage": shown.usage,
+        "gpus": _gpus(shown, live),
         "live": live,
         "recent": list(recent[:RECENT_ATTEMPTS]),
+        "events": list(executor.events.order_by("-id")[:RECENT_EVENTS]),
+        "images": cached_images(executor_id),
+        "unread_commands": max(0, executor.last_command - executor.passed_command),
+        "server_version": __version__,
     }
+
+
+def _gpus(shown: Shown, live: list[Any]) -> list[dict[str, Any]]:
+    owner_of_gpu = {index: attempt for attempt in live for index in attempt.gpu_indices}
+    usage = shown.usage.gpus if shown.usage else {}
+    return [
+        {"device": gpu, "attempt": owner_of_gpu.get(gpu["index"]), "usage": usage.get(gpu["index"])}
+        for gpu in shown.executor.gpus
+    ]
 
 
 def detail_fragments(executor_id: str) -> Fragments:
     context = detail_context(executor_id)
     return {
-        "executor-head": render_to_string("executors/_head.html", context),
-        "executor-resources": render_to_string("executors/_resources.html", context),
-        "executor-running": render_to_string("executors/_running.html", context),
-        "executor-recent": render_to_string("executors/_recent.html", context),
+        f"executor-{part}": render_to_string(f"executors/_{part}.html", context)
+        for part in ("head", "resources", "running", "recent", "images", "events")
     }
 
 
+@require_GET
 def executor_detail(request: HttpRequest, executor_id: str) -> HttpResponse:
+    return _detail_page(request, executor_id)
+
+
+def _detail_page(request: HttpRequest, executor_id: str, labels: str | None = None, **more: Any) -> HttpResponse:
     try:
         context = detail_context(executor_id)
-    except Executor.DoesNotExist:
+    except (Executor.DoesNotExist, ValueError):
         raise Http404(f"There is no executor {executor_id}.") from None
-    return render(request, "executors/detail.html", context)
+    if labels is None:
+        labels = "\n".join(f"{name}={value}" for name, value in context["executor"].operator_labels.items())
+    context |= {"typed_labels": labels, **chart_range(request), **more}
+    return render(request, "executors/detail.html", context, status=422 if "label_errors" in more else 200)
+
+
+def chart_range(request: HttpRequest) -> dict[str, Any]:
+    """The range that the page's charts begin with, from its URL."""
+    wanted = request.GET.get("range", "")
+    return {"range": wanted if wanted in history.RANGES else history.DEFAULT_RANGE, "ranges": list(history.RANGES)}
+
+
+@require_GET
+def executor_history(request: HttpRequest, executor_id: str) -> JsonResponse:
+    executor = Executor.objects.filter(id=executor_id).first() if "\0" not in executor_id else None
+    if executor is None:
+        raise Http404(f"There is no executor {executor_id}.")
+    try:
+        return JsonResponse(history.executor_history(executor, chart_range(request)["range"]))
+    except RedisUnavailable:
+        return JsonResponse(
+            {"detail": "Redis, which holds the history, does not answer; try again shortly."}, status=503
+        )
+
+
+# --- What operators do -------------------------------------------------------------------------------------------
+
+ACTIONS: dict[str, Callable[[str, str], Executor]] = {
+    "cordon": services.cordon,
+    "drain": services.drain,
+    "resume": services.resume,
+}
+
+
+def _operator(request: HttpRequest) -> str:
+    if not request.user.has_perm("executors.change_executor"):
+        raise PermissionDenied
+    return request.user.get_username()
+
+
+@require_POST
+def act(request: HttpRequest, executor_id: str, action: str) -> HttpResponse:
+    """One of ACTIONS."""
+    by = _operator(request)
+    try:
+        ACTIONS[action](executor_id, by)
+    except services.ExecutorNotFound as error:
+        raise Http404(str(error)) from None
+    return redirect("executors:detail", executor_id)
+
+
+@require_POST
+def forget(request: HttpRequest, executor_id: str) -> HttpResponse:
+    _operator(request)
+    try:
+        services.forget(executor_id)
+    except services.ExecutorNotFound as error:
+        raise Http404(str(error)) from None
+    except services.ExecutorInUse as error:
+        messages.error(request, str(error))
+        return redirect("executors:detail", executor_id)
+    messages.success(request, "The executor was forgotten.")
+    return redirect("executors:list")
+
+
+@require_POST
+def set_labels(request: HttpRequest, executor_id: str) -> HttpResponse:
+    """The operator's labels, all of them, as typed: a line each, name=value. What is not there any more is removed."""
+    by = _operator(request)
+    executor = Executor.objects.filter(id=executor_id).first() if "\0" not in executor_id else None
+    if executor is None:
+        raise Http404(f"There is no executor {executor_id}.")
+    typed = request.POST.get("labels", "")
+    changes: dict[str, str | None] = dict.fromkeys(executor.operator_labels)
+    for line in filter(None, (line.strip() for line in typed.splitlines())):
+        name, equals, value = line.partition("=")
+        if not equals:
+            error = f"{line[:80]!r} is not name=value, as in zone=eu."
+            return _detail_page(request, executor_id, typed, label_errors=[error])
+        changes[name.strip()] = value.strip()
+    try:
+        services.change_labels(executor_id, changes, by)
+    except services.InvalidLabels as error:
+        errors = [sentence for sentences in error.fields.values() for sentence in sentences]
+        return _detail_page(request, executor_id, typed, label_errors=errors)
+    return redirect("executors:detail", executor_id)
+
+
+# --- Join --------------------------------------------------------------------------------------------------------
+
+
+def join_context() -> dict[str, Any]:
+    return {"newest": list(Executor.objects.order_by("-registered_at", "id")[:NEWEST])}
+
+
+def join_fragments() -> Fragments:
+    return {"join-newest": render_to_string("executors/_newest.html", join_context())}
+
+
+@require_GET
+def join(request: HttpRequest) -> HttpResponse:
+    may_see_password = request.user.has_perm("executors.change_executor")
+    url = request.build_absolute_uri(reverse("executors:agent_bundle"))
+    context = {
+        **join_context(),
+        "command": joining.join_command(url, may_see_password),
+        "password_hidden": joining.has_password() and not may_see_password,
+        "redis_is_local": joining.redis_is_local(),
+    }
+    return render(request, "executors/join.html", context)
+
+
+@require_GET
+def agent_bundle(request: HttpRequest) -> HttpResponse:
+    """The agent's source, for a node that joins; open to all, as it holds no secret."""
+    disposition = 'attachment; filename="workload-agent.tar.gz"'
+    return HttpResponse(
+        joining.agent_bundle(), content_type="application/gzip", headers={"Content-Disposition": disposition}
+    )

@@ -1,4 +1,5 @@
-"""What the leading scheduler does beside its passes, each in a thread of its own: archiving logs, cleaning up.
+"""What the leading scheduler does beside its passes, each in a thread of its own: archiving logs, cleaning up,
+recording history.
 
 A chore never holds up a pass and never ends the process: what goes wrong is said once, and tried again after a growing
 pause. It needs no lease of its own: two leaders at a chore do no harm (`jobs/archiver.py`, `jobs/retention.py`).
@@ -16,6 +17,7 @@ from django.db import connection
 
 from jobs import archiver, leadership
 from jobs.archive import ArchiveUnavailable
+from jobs.observing import Recorder
 from jobs.retention import Cleaner
 
 logger = logging.getLogger(__name__)
@@ -69,8 +71,12 @@ class Chore(threading.Thread):
 
 @contextmanager
 def chores() -> Iterator[None]:
-    """While inside, logs are archived and what is too old is deleted."""
-    running = [Chore("archiving logs", archiver.work), Chore("cleaning up", Cleaner().work)]
+    """While inside, logs are archived, what is too old is deleted, and the charts' history is recorded."""
+    running = [
+        Chore("archiving logs", archiver.work),
+        Chore("cleaning up", Cleaner().work),
+        Chore("recording history", Recorder().work),
+    ]
     for chore in running:
         chore.start()
     try:

@@ -25,7 +25,7 @@ from django.utils import timezone
 from agent.protocol import Event, Heartbeat, Hello, PassRequest
 from executors import broker, registry
 from executors.models import Executor
-from jobs import commands, crashpoints, events, leadership, queue, snapshot
+from jobs import commands, crashpoints, events, leadership, observing, queue, snapshot
 from jobs.applying import apply
 from jobs.lifecycle import EndReason, State
 from jobs.models import Attempt, Job
@@ -118,6 +118,7 @@ class Scheduler:
                 commands.merge(outcome.commands, commands.outstanding())
             _reach("before-commit", batch.events, placed)
         self._last_pass = self._clock()
+        observing.tally.add(outcome.waits, outcome.ended)
         for line in outcome.lines:
             logger.info("%s", line)
         for time_due in outcome.requeued:

@@ -6,7 +6,7 @@ everything at once. Messages about any but the current, live attempt of a job fi
 something twice changes nothing.
 """
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -69,7 +69,8 @@ def request_abort(job: Job, now: datetime) -> None:
 @dataclass(slots=True)
 class Outcome:
     """What remains to be done after the commit: `commands` (by executor) to send, `lines` to log, changed rows to
-    announce; `requeued` says when re-queued jobs are due, `strangers` which agents are to introduce themselves."""
+    announce; `requeued` says when re-queued jobs are due, `strangers` which agents are to introduce themselves; for the
+    charts, `waits` are seconds from submission to the first start, `ended` counts jobs by their final state."""
 
     commands: dict[str, list[Command]] = field(default_factory=lambda: defaultdict(list))
     lines: list[str] = field(default_factory=list)
@@ -77,6 +78,8 @@ class Outcome:
     changed_executors: set[str] = field(default_factory=set)
     requeued: list[datetime] = field(default_factory=list)
     strangers: set[str] = field(default_factory=set)
+    waits: list[float] = field(default_factory=list)
+    ended: Counter[str] = field(default_factory=Counter)
 
     def add(self, other: "Outcome") -> None:
         for executor_id, queue in other.commands.items():
@@ -86,6 +89,8 @@ class Outcome:
         self.changed_executors |= other.changed_executors
         self.requeued += other.requeued
         self.strangers |= other.strangers
+        self.waits += other.waits
+        self.ended.update(other.ended)
 
 
 class Ledger:
@@ -162,6 +167,8 @@ class Ledger:
         """The attempt's container runs."""
         if attempt.state == State.RUNNING:
             return
+        if attempt.job.started_at is None:
+            self.outcome.waits.append(max(0.0, (self.now - attempt.job.submitted_at).total_seconds()))
         attempt.state = attempt.job.state = lifecycle.next_state(State(attempt.job.state), Trigger.RUN).value
         attempt.started_at = attempt.job.started_at = engine_time(event.started_at) or self.now
         attempt.container_id, attempt.progress = clean(event.container_id, 64), ""
@@ -209,6 +216,7 @@ class Ledger:
             line = f"job {job.id} queued again"
         else:
             job.finished_at = ended_at
+            self.outcome.ended[after.value] += 1
         self.outcome.lines.append(f"{line} ({verdict.reason}): {verdict.sentence}")
         self._change(attempt)
         del self._live[job.id]

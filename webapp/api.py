@@ -15,6 +15,7 @@ from pydantic import Field
 
 from executors import api as executors_api
 from executors.models import Executor
+from executors.services import ExecutorInUse, ExecutorNotFound, InvalidLabels
 from jobs import api as jobs_api
 from jobs.archive import ArchiveUnavailable
 from jobs.lifecycle import State
@@ -126,9 +127,19 @@ def job_not_found(request: HttpRequest, error: JobNotFound) -> HttpResponse:
     return error_response(404, str(error), "job_not_found")
 
 
-@api.exception_handler(executors_api.ExecutorNotFound)
-def executor_not_found(request: HttpRequest, error: executors_api.ExecutorNotFound) -> HttpResponse:
+@api.exception_handler(ExecutorNotFound)
+def executor_not_found(request: HttpRequest, error: ExecutorNotFound) -> HttpResponse:
     return error_response(404, str(error), "executor_not_found")
+
+
+@api.exception_handler(ExecutorInUse)
+def executor_in_use(request: HttpRequest, error: ExecutorInUse) -> HttpResponse:
+    return error_response(409, str(error), "executor_in_use")
+
+
+@api.exception_handler(InvalidLabels)
+def invalid_labels(request: HttpRequest, error: InvalidLabels) -> HttpResponse:
+    return error_response(422, f"Not accepted because of: {', '.join(error.fields)}.", "invalid", error.fields)
 
 
 @api.exception_handler(JobIsFinal)

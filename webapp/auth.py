@@ -25,7 +25,7 @@ from django.utils.functional import SimpleLazyObject
 from webapp.errors import error_response, is_api_path
 
 LOCAL_USER = "local"
-OPEN_PATHS = ("/health", "/api/v1/health", "/login/")
+OPEN_PATHS = ("/health", "/api/v1/health", "/login/", "/executors/join/agent.tar.gz")
 SAFE_METHODS = ("GET", "HEAD", "OPTIONS")
 FORWARDED = ("x-forwarded-for", "x-forwarded-host", "x-real-ip", "forwarded", "via")
 """Headers of a proxy: who came through one is not at this machine, whatever the headers say."""

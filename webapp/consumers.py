@@ -6,5 +6,9 @@ from webapp import views
 
 
 class Dashboard(LivePage):
-    def view(self) -> View:
-        return View("dashboard", views.dashboard_fragments)
+    def views(self) -> list[View]:
+        return [
+            View("dashboard", views.work_fragments),
+            View("dashboard-cluster", views.cluster_fragments, lambda change: bool(change.executors), rest_seconds=1),
+            View("dashboard-attention", views.attention_fragments, rest_seconds=4),
+        ]

@@ -5,7 +5,7 @@ from channels.routing import URLRouter
 from channels.security.websocket import AllowedHostsOriginValidator
 from django.urls import path, re_path
 
-from executors.consumers import ExecutorDetail, ExecutorList, NoSuchPage
+from executors.consumers import ExecutorDetail, ExecutorJoin, ExecutorList, NoSuchPage
 from jobs.consumers import JobDetail, JobList
 from webapp.auth import LocalUserSockets
 from webapp.consumers import Dashboard
@@ -15,6 +15,7 @@ urlpatterns = [
     path("ws/jobs", JobList.as_asgi()),
     path("ws/jobs/<uuid:job_id>", JobDetail.as_asgi()),
     path("ws/executors", ExecutorList.as_asgi()),
+    path("ws/executors/join", ExecutorJoin.as_asgi()),
     path("ws/executors/<str:executor_id>", ExecutorDetail.as_asgi()),
     re_path("", NoSuchPage.as_asgi()),
 ]

@@ -43,6 +43,7 @@ def seed_alias(pattern: URLPattern, page: str | None) -> URLPattern:
 
 urlpatterns = [
     path("", views.dashboard, name="dashboard"),
+    path("history", views.cluster_history, name="history"),
     path("jobs/", include("jobs.urls")),
     path("executors/", include("executors.urls")),
     path("login/", auth_views.LoginView.as_view(redirect_authenticated_user=True), name="login"),

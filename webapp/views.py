@@ -1,37 +1,63 @@
-"""The dashboard: what the cluster does now, on one page."""
+"""The dashboard: what the cluster does now and did in the last day, on one page.
+
+Its parts are rendered each in its time (`webapp/consumers.py`): queue and jobs at once, what is summed over all
+executors at most once a second, what needs attention every few seconds.
+"""
 
 import datetime
-import uuid
 from typing import Any
 
 from django.db.models import Count, Q
-from django.http import HttpRequest, HttpResponse
+from django.http import HttpRequest, HttpResponse, JsonResponse
 from django.shortcuts import render
 from django.template.loader import render_to_string
 from django.utils import timezone
+from django.views.decorators.http import require_GET
 
+from executors import history
+from executors.broker import RedisUnavailable, client
 from executors.hub import Fragments
-from executors.models import Executor
-from executors.views import shown_executors, totals
+from executors.nodemap import figures, names
+from executors.overview import shown_executors, totals
+from executors.views import chart_range
 from jobs.lifecycle import FINAL, State
 from jobs.models import FINAL_STATES, Job
+from webapp.attention import attention
+from webapp.moments import oldest_job_id
 
 RECENT_JOBS = 12
-SHOWN_EXECUTORS = 20
 FINAL_WINDOW = datetime.timedelta(hours=24)
 
 
-def dashboard_context() -> dict[str, Any]:
-    shown = shown_executors()
-    ailing = [item.executor for item in shown if item.executor.state != Executor.State.ONLINE]
+@require_GET
+def dashboard(request: HttpRequest) -> HttpResponse:
+    context = {**work_context(), **cluster_context(), **attention_context(), **chart_range(request)}
+    return render(request, "webapp/dashboard.html", context)
+
+
+@require_GET
+def cluster_history(request: HttpRequest) -> JsonResponse:
+    """The charts' columns over `?range=`."""
+    try:
+        return JsonResponse(history.cluster_history(chart_range(request)["range"]))
+    except RedisUnavailable:
+        return JsonResponse(
+            {"detail": "Redis, which holds the history, does not answer; try again shortly."}, status=503
+        )
+
+
+# --- What is queued and runs -------------------------------------------------------------------------------------
+
+
+def work_context() -> dict[str, Any]:
     return {
-        "executors": shown[:SHOWN_EXECUTORS],
-        "executor_count": len(shown),
-        "ailing": ailing,
-        "totals": totals(shown),
         "queue": queue_by_state(timezone.now()),
         "jobs": list(Job.objects.select_related("executor").order_by("-id")[:RECENT_JOBS]),
     }
+
+
+def work_fragments() -> Fragments:
+    return _fragments(("queue", "jobs"), work_context())
 
 
 def queue_by_state(now: datetime.datetime) -> list[tuple[str, int, bool]]:
@@ -44,18 +70,38 @@ def queue_by_state(now: datetime.datetime) -> list[tuple[str, int, bool]]:
     return [(state.value, counts.get(state, 0), state in FINAL) for state in State]
 
 
-def oldest_job_id(moment: datetime.datetime) -> uuid.UUID:
-    """The least id that a job submitted at `moment` can have: a UUIDv7 begins with 48 bits of milliseconds."""
-    return uuid.UUID(int=int(moment.timestamp() * 1000) << 80)
+# --- The executors -----------------------------------------------------------------------------------------------
 
 
-def dashboard_fragments() -> Fragments:
-    context = dashboard_context()
+def cluster_context() -> dict[str, Any]:
+    shown = shown_executors()
+    try:
+        newest = history.newest(client())
+    except RedisUnavailable:
+        newest = None
     return {
-        f"dashboard-{part}": render_to_string(f"webapp/_{part}.html", context)
-        for part in ("attention", "totals", "queue", "executors", "jobs")
+        "executor_count": len(shown),
+        "totals": totals(shown),
+        "newest": newest,
+        "map_names": names(shown),
+        "map_figures": figures(shown),
     }
 
 
-def dashboard(request: HttpRequest) -> HttpResponse:
-    return render(request, "webapp/dashboard.html", dashboard_context())
+def cluster_fragments() -> Fragments:
+    return _fragments(("totals", "newest", "map_names", "map_figures"), cluster_context())
+
+
+# --- What needs attention ----------------------------------------------------------------------------------------
+
+
+def attention_context() -> dict[str, Any]:
+    return {"attention": attention(timezone.now())}
+
+
+def attention_fragments() -> Fragments:
+    return _fragments(("attention",), attention_context())
+
+
+def _fragments(parts: tuple[str, ...], context: dict[str, Any]) -> Fragments:
+    return {f"dashboard-{part}": render_to_string(f"webapp/_{part}.html", context) for part in parts}

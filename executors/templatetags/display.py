@@ -1,6 +1,7 @@
 """How quantities, times and bars look on every page: `{% load display %}`."""
 
 import datetime
+import json
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -81,6 +82,12 @@ def _quote(argument: str) -> str:
 def short_id(job_id: object) -> str:
     """The end of a job's id: the start is its time, and the same for all jobs of one minute."""
     return str(job_id)[-8:]
+
+
+@register.filter
+def as_json(value: Any) -> str:
+    """For an element's text, from where a script reads it."""
+    return json.dumps(value, separators=(",", ":"))
 
 
 @register.filter

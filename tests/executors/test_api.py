@@ -1,13 +1,19 @@
 """Executors over REST."""
 
+import json
+
 import pytest
 import redis
+from django.contrib.auth.models import User
+from django.http import HttpResponse
 from django.test import Client
 from django.utils import timezone
 from pytest_django import DjangoAssertNumQueries
 
 from executors.models import Executor
+from jobs.lifecycle import State
 from jobs.models import Attempt, Job
+from tests.rows import make_job
 
 GB = 1024**3
 GPU = {"index": 0, "uuid": "GPU-1", "model": "NVIDIA A100", "memory_bytes": 80 * GB}
@@ -82,3 +88,50 @@ def test_the_list_takes_as_many_queries_however_many_executors_there_are(
     client.get("/executors")
     with django_assert_num_queries(2):
         assert len(client.get("/executors").json()["executors"]) == 11
+
+
+# --- What operators do -------------------------------------------------------------------------------------------
+
+
+def test_an_operator_cordons_drains_and_resumes(client: Client, executor: Executor) -> None:
+    answers = [client.post(f"/api/v1/executors/node-1/{action}") for action in ("cordon", "drain", "resume")]
+    assert [answer.status_code for answer in answers] == [200] * 3
+    assert [answer.json()["duty"] for answer in answers] == ["CORDONED", "DRAINED", ""]
+    assert [answer.json()["schedulable"] for answer in answers] == [False, False, True]
+    assert [event.by for event in executor.events.filter(kind="cordoned")] == ["local"]
+
+
+def test_labels_are_set_and_removed_one_by_one(client: Client, executor: Executor) -> None:
+    def patch(changes: object) -> HttpResponse:
+        return client.patch("/api/v1/executors/node-1/labels", json.dumps(changes), content_type="application/json")
+
+    assert patch({"zone": "us", "rack": "7"}).json()["operator_labels"] == {"rack": "7", "zone": "us"}
+    body = patch({"rack": None}).json()
+    assert (body["operator_labels"], body["labels"]["zone"]) == ({"zone": "us"}, "us")
+    refused = patch({"two words": "x"})
+    assert refused.status_code == 422
+    assert "two words" in refused.json()["error"]["fields"]
+    assert patch({"zone": 5}).status_code == 422
+    assert patch(["zone"]).status_code == 422
+
+
+def test_an_executor_is_forgotten_only_while_nothing_runs_there(client: Client, executor: Executor) -> None:
+    job = make_job(State.RUNNING, executor)
+    refused = client.post("/api/v1/executors/node-1/forget")
+    assert (refused.status_code, refused.json()["error"]["code"]) == (409, "executor_in_use")
+    job.delete()
+    assert client.post("/api/v1/executors/node-1/forget").status_code == 204
+    assert client.post("/api/v1/executors/node-1/forget").status_code == 404
+
+
+def test_who_may_not_change_executors_is_refused(executor: Executor, redis_client: redis.Redis) -> None:
+    User.objects.create_user("viewer", password="correct horse")
+    client = Client(headers={"host": "localhost"})
+    client.login(username="viewer", password="correct horse")
+    for action in ("cordon", "drain", "resume", "forget"):
+        answer = client.post(f"/api/v1/executors/node-1/{action}")
+        assert (answer.status_code, answer.json()["error"]["code"]) == (403, "forbidden")
+        assert client.post(f"/executors/node-1/{action}/").status_code == 403
+    executor.refresh_from_db()
+    assert executor.schedulable
+    assert "Drain" not in client.get("/executors/node-1/").content.decode()

@@ -189,6 +189,10 @@ def test_the_schema_describes_every_address(client: Client) -> None:
         "/api/v1/schedule",
         "/api/v1/executors",
         "/api/v1/executors/{executor_id}",
+        *(
+            f"/api/v1/executors/{{executor_id}}/{action}"
+            for action in ("cordon", "drain", "resume", "forget", "labels")
+        ),
         "/api/v1/stats",
         "/api/v1/health",
     }

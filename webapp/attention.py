@@ -1,0 +1,161 @@
+"""What a person should look at first: executors that are gone or ail, jobs that fail again and again or wait too long.
+
+Everything here is bounded: it looks at a fixed number of rows, however many there are.
+"""
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from uuid import UUID
+
+from django.urls import reverse
+
+from executors.models import Executor
+from jobs.lifecycle import State
+from jobs.listing import JobFilter
+from jobs.models import Job
+from jobs.scheduling import explain
+from jobs.scheduling.room import Requirements
+from jobs.snapshot import view_of
+from webapp.moments import oldest_job_id
+
+WAIT_BOUND = timedelta(minutes=5)
+"""A job that waits longer than this is worth a look."""
+FAILURES_BOUND = 3
+"""So many failures of the same name (or image) since its last success, and it is worth a look."""
+LOOKED_AT = 300
+"""Of the newest ended jobs, of each outcome."""
+FAILED_WITHIN = timedelta(hours=24)
+MOST_WAITING = 1000
+MOST_SHAPES = 50
+MOST_LINES = 4
+"""Of each kind; the rest is counted."""
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """One thing to look at. `level` is error or warning; `link` leads to `subject`, and `text` follows it."""
+
+    level: str
+    link: str
+    subject: str
+    text: str
+
+
+def attention(now: datetime) -> list[Item]:
+    """All there is, the worst first."""
+    return [*ailing_executors(), *failing_jobs(now), *misfits(), *waiting_jobs(now)]
+
+
+def ailing_executors() -> list[Item]:
+    rows = Executor.objects.exclude(state=Executor.State.ONLINE).order_by("state", "name", "id")
+    items = []
+    for state, level in ((Executor.State.LOST, "error"), (Executor.State.UNHEALTHY, "warning")):
+        ailing = [executor for executor in rows if executor.state == state]
+        word = state.label.lower()
+        if len(ailing) > MOST_LINES:
+            names = ", ".join(executor.name for executor in ailing[:3])
+            link = f"{reverse('executors:list')}?state={state}"
+            items.append(
+                Item(level, link, f"{len(ailing)} executors", f"are {word}: {names} and {len(ailing) - 3} more.")
+            )
+        else:
+            items += [
+                Item(level, executor.get_absolute_url(), executor.name, f"is {word}. {executor.problem}".strip())
+                for executor in ailing
+            ]
+    return items
+
+
+# --- Jobs that fail ----------------------------------------------------------------------------------------------
+
+
+def failing_jobs(now: datetime) -> list[Item]:
+    since = oldest_job_id(now - FAILED_WITHIN)
+    streaks = failure_streaks(_newest(State.FAILED, since), _newest(State.SUCCEEDED, since))
+    items = [
+        Item(
+            "error",
+            reverse("jobs:list") + JobFilter(state=State.FAILED.value, text=name).query(),
+            name,
+            f"failed {count} times since it last succeeded." if seen else f"failed {count} times and never succeeded.",
+        )
+        for name, count, seen in streaks[:MOST_LINES]
+    ]
+    if len(streaks) > MOST_LINES:
+        link = reverse("jobs:list") + JobFilter(state=State.FAILED.value).query()
+        items.append(Item("error", link, f"{len(streaks) - MOST_LINES} more", "fail again and again."))
+    return items
+
+
+def _newest(state: State, since: UUID) -> list[tuple[UUID, str]]:
+    """The newest jobs in this final state: id, and the name they go by."""
+    rows = Job.objects.filter(state=state, id__gte=since).order_by("-id").values_list("id", "name", "image")
+    return [(job_id, name or image) for job_id, name, image in rows[:LOOKED_AT]]
+
+
+def failure_streaks(
+    failed: Iterable[tuple[UUID, str]], succeeded: Iterable[tuple[UUID, str]]
+) -> list[tuple[str, int, bool]]:
+    """Names with their failures since they last succeeded, and whether they ever did; only those of FAILURES_BOUND or
+    more, most failures first. Ids are ordered by time."""
+    last_success: dict[str, UUID] = {}
+    for job_id, name in succeeded:
+        last_success[name] = max(job_id, last_success.get(name, job_id))
+    count = Counter(name for job_id, name in failed if name not in last_success or job_id > last_success[name])
+    return [(name, times, name in last_success) for name, times in count.most_common() if times >= FAILURES_BOUND]
+
+
+# --- Jobs that wait ----------------------------------------------------------------------------------------------
+
+
+def waiting_jobs(now: datetime) -> list[Item]:
+    overdue = Job.objects.filter(state=State.PENDING, id__lt=oldest_job_id(now - WAIT_BOUND)).order_by("id")
+    count = overdue[:MOST_WAITING].count()
+    if not count:
+        return []
+    minutes = int(WAIT_BOUND.total_seconds() // 60)
+    link = reverse("jobs:list") + JobFilter(state=State.PENDING.value).query()
+    many = f"{MOST_WAITING} jobs and more" if count == MOST_WAITING else f"{count} job{'' if count == 1 else 's'}"
+    oldest = overdue.values_list("submitted_at", flat=True)[0]
+    verb = "has" if count == 1 else "have"
+    text = f"{verb} waited over {minutes} minutes, the oldest since {oldest:%d %b %H:%M} UTC."
+    return [Item("warning", link, many, text)]
+
+
+def misfits() -> list[Item]:
+    """Jobs that no registered executor could ever fit, one line a shape."""
+    rows = (
+        Job.objects.filter(state=State.PENDING)
+        .order_by("id")
+        .values_list(
+            "id", "name", "image", "shape", "cpu_millicores", "memory_bytes", "gpu_type", "gpu_count", "labels"
+        )
+    )
+    count: Counter[str] = Counter()
+    first: dict[str, tuple[UUID, str, Requirements]] = {}
+    for job_id, name, image, shape, *requirements in rows[:MOST_WAITING]:
+        count[shape] += 1
+        first.setdefault(shape, (job_id, name or image, Requirements(*requirements)))
+    if not count:
+        return []
+    views = [view_of(executor) for executor in Executor.objects.all()]
+    if not views:
+        return []  # the page says so in its own place
+    items = []
+    for shape, (job_id, name, wanted) in list(first.items())[:MOST_SHAPES]:
+        if why := explain.never_fits(wanted, views):
+            more = f" and {count[shape] - 1} more like it" if count[shape] > 1 else ""
+            items.append(
+                Item("warning", reverse("jobs:detail", args=[job_id]), f"{name}{more}", f"can never start. {why}")
+            )
+    return _bounded(items)
+
+
+def _bounded(items: Sequence[Item]) -> list[Item]:
+    if len(items) <= MOST_LINES:
+        return list(items)
+    link = reverse("jobs:list") + JobFilter(state=State.PENDING.value).query()
+    rest = Item("warning", link, f"{len(items) - MOST_LINES} more kinds of jobs", "can never start.")
+    return [*items[:MOST_LINES], rest]
