@@ -18,7 +18,7 @@ from uuid import UUID
 import redis
 import redis.asyncio
 import redis.asyncio.client
-from asgiref.sync import sync_to_async
+from channels.db import database_sync_to_async
 from django.utils import timezone
 
 from executors.broker import keys
@@ -110,7 +110,7 @@ async def read_log_async(
             case _FromRedis():
                 answer = await client.eval(_READ, 2, *_script_arguments(job_id, wanted))
             case _Where():
-                answer = await sync_to_async(_find)(wanted)
+                answer = await database_sync_to_async(_find)(wanted)
             case _FromArchive():
                 answer = await asyncio.to_thread(_load, wanted)
 
