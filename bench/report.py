@@ -10,14 +10,16 @@ import psutil
 
 
 def print_conditions(title: str, engine: docker.DockerClient, **conditions: object) -> None:
+    """A heading, the machine with its engine, and what was varied."""
+    print_machine(title, **{"Docker Engine": engine.version()["Version"]}, **conditions)
+
+
+def print_machine(title: str, **conditions: object) -> None:
     """A heading, the machine, and what was varied."""
-    version = engine.version()["Version"]
     memory = psutil.virtual_memory().total / 1024**3
-    print(f"\n## {title}\n")
-    print(
-        f"{os.cpu_count()} cores, {memory:.0f} GiB, Docker Engine {version}, Python {platform.python_version()}", end=""
-    )
-    print("".join(f", {name.replace('_', ' ')} {value}" for name, value in conditions.items()) + "\n")
+    facts = [f"{os.cpu_count()} cores", f"{memory:.0f} GiB", f"Python {platform.python_version()}"]
+    facts += [f"{name.replace('_', ' ')} {value}" for name, value in conditions.items()]
+    print(f"\n## {title}\n\n{', '.join(facts)}\n")
 
 
 def print_table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:

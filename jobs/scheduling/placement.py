@@ -9,6 +9,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from operator import attrgetter
+from typing import NamedTuple
 from uuid import UUID
 
 from jobs.scheduling.room import ExecutorView, Requirements, fits, take
@@ -34,8 +35,9 @@ class PendingJob:
     avoid_executor: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Placement:
+class Placement(NamedTuple):
+    """The decision 'this job runs on this executor, with these GPUs'."""
+
     job_id: UUID
     executor_id: str
     gpu_indices: list[int]
