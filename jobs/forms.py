@@ -16,9 +16,13 @@ NAMED_TEXTS = {"env": "NAME=value", "labels": "name=value"}
 ADVANCED = ("env", "working_dir", "timeout_seconds", "max_retries", "at_most_once", "priority", "labels")
 
 
-def _text(label: str | None = None, rows: int = 0, initial: str = "", help_text: str = "") -> forms.CharField:
-    """A field that takes anything: what is wrong with it, `jobs.submission` says."""
+def _text(
+    label: str | None = None, rows: int = 0, initial: str = "", help_text: str = "", suggestions: str = ""
+) -> forms.CharField:
+    """A field that takes anything: what is wrong with it, `jobs.submission` says. `suggestions`: a datalist's id."""
     attributes = {"spellcheck": "false", "autocomplete": "off", "autocapitalize": "off"}
+    if suggestions:
+        attributes["list"] = suggestions
     widget = forms.Textarea({**attributes, "rows": rows}) if rows else forms.TextInput(attributes)
     return forms.CharField(
         label=label, required=False, strip=not rows, widget=widget, initial=initial, help_text=help_text
@@ -28,7 +32,7 @@ def _text(label: str | None = None, rows: int = 0, initial: str = "", help_text:
 class JobForm(forms.Form):
     """Fields have the API's names, so that an error finds its place. What was typed stays text until it is checked."""
 
-    docker_image = _text("Image", help_text="As for docker run, such as alpine:latest.")
+    docker_image = _text("Image", help_text="As for docker run, such as alpine:latest.", suggestions="known-images")
     command = _text(rows=3, help_text="Split as a shell would. Empty runs the image's own.")
     name = _text(help_text="Optional; how you find it again.")
     cpu_cores = _text("CPU cores", initial="1", help_text="Fractions allowed.")
@@ -57,11 +61,13 @@ class JobForm(forms.Form):
         data: Mapping[str, Any] | None = None,
         *,
         source: Job | None = None,
+        asked: Mapping[str, Any] | None = None,
         may_take_secrets: bool = False,
         gpu_models: Iterable[str] = (),
     ) -> None:
-        """`source`: the job that is cloned; `may_take_secrets`: whether the values that the page hides come along."""
-        super().__init__(data, initial=initial_from(source) if source else None)
+        """`source`: the job that is cloned; `may_take_secrets`: whether the values that the page hides come along;
+        `asked`: a submission's fields, by the API's names, to fill the form with."""
+        super().__init__(data, initial=initial_from(source) if source else as_typed(asked or {}))
         self.secrets = {name: source.env[name] for name in secret_names(source.env)} if source else {}
         self.may_take_secrets = may_take_secrets
         wanted = self["gpu_type"].value() or ""
@@ -156,6 +162,17 @@ def initial_from(job: Job) -> dict[str, str | bool]:
         "priority": str(job.priority),
         "labels": _lines(job.labels),
     }
+
+
+def as_typed(asked: Mapping[str, Any]) -> dict[str, str]:
+    """A submission's fields as one would type them into the form."""
+    typed = {name: f"{value:g}" if isinstance(value, float) else str(value) for name, value in asked.items()}
+    if "command" in asked:
+        typed["command"] = shell(asked["command"])
+    for name in NAMED_TEXTS:
+        if name in asked:
+            typed[name] = _lines(asked[name])
+    return typed
 
 
 def _lines(values: dict[str, str]) -> str:

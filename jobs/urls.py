@@ -1,6 +1,6 @@
 from django.urls import path
 
-from jobs import list_views, log_views, views
+from jobs import list_views, log_views, submit_views, views
 
 app_name = "jobs"
 urlpatterns = [
@@ -9,7 +9,8 @@ urlpatterns = [
     path("bulk/", list_views.change_jobs, name="bulk"),
     path("views/", list_views.save_view, name="save_view"),
     path("views/<int:view_id>/delete/", list_views.delete_view, name="delete_view"),
-    path("new/", views.new, name="new"),
+    path("new/", submit_views.new, name="new"),
+    path("new/preview/", submit_views.preview, name="preview"),
     path("<uuid:job_id>/", views.job_detail, name="detail"),
     path("<uuid:job_id>/abort/", views.abort, name="abort"),
     path("<uuid:job_id>/log/", log_views.log_lines, name="log_lines"),

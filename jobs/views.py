@@ -1,6 +1,6 @@
-"""The pages of one job: submit it, watch it. What changes is rendered as fragments, for page and socket alike.
+"""The page of one job. What changes on it is rendered as fragments, for the page and for its socket alike.
 
-`jobs/list_views.py` has the list.
+`jobs/list_views.py` has the list, `jobs/submit_views.py` the form, `jobs/log_views.py` the log.
 """
 
 import uuid
@@ -12,15 +12,12 @@ from django.contrib import messages
 from django.http import Http404, HttpRequest, HttpResponse
 from django.shortcuts import redirect, render
 from django.template.loader import render_to_string
-from django.views.decorators.http import require_GET, require_http_methods, require_POST
+from django.views.decorators.http import require_GET, require_POST
 from django_htmx.middleware import HtmxDetails
 
 from executors.hub import Fragments
-from executors.models import Executor
 from jobs import services
-from jobs.forms import JobForm
 from jobs.lifecycle import LIVE
-from jobs.listing import as_job_id
 from jobs.masking import masked
 from jobs.models import Attempt, Job
 from jobs.snapshot import why_waiting
@@ -30,31 +27,6 @@ class HtmxRequest(HttpRequest):
     """A request as django-htmx's middleware leaves it."""
 
     htmx: HtmxDetails
-
-
-# --- Submit ------------------------------------------------------------------------------------------------------
-
-
-@require_http_methods(["GET", "POST"])
-def new(request: HttpRequest) -> HttpResponse:
-    """The form, empty or filled from the job `?from=<id>`; posted, it submits."""
-    source_id = as_job_id(request.GET.get("from", ""))
-    source = Job.objects.filter(id=source_id).first() if source_id else None
-    form = JobForm(
-        request.POST if request.method == "POST" else None,
-        source=source,
-        may_take_secrets=source is not None and (source.owner_id == request.user.pk or request.user.is_superuser),
-        gpu_models=gpu_models(),
-    )
-    if form.is_valid():
-        job = services.submit(form.submission, request.user)
-        return redirect(job)
-    return render(request, "jobs/new.html", {"form": form, "source": source}, status=422 if form.is_bound else 200)
-
-
-def gpu_models() -> list[str]:
-    """The models that any executor has, for the form to offer."""
-    return sorted({gpu["model"] for gpus in Executor.objects.values_list("gpus", flat=True) for gpu in gpus})
 
 
 # --- One job -----------------------------------------------------------------------------------------------------

@@ -169,3 +169,13 @@ def test_a_hidden_value_moved_to_another_name_reveals_nothing() -> None:
     form = cloned(job, {"env": f"SHOWN={MASK}"}, may_take_secrets=True)
     assert form.is_valid(), form.errors
     assert form.submission.env == {"SHOWN": MASK}
+
+
+def test_a_submissions_fields_are_shown_as_one_would_type_them() -> None:
+    asked = {"docker_image": "app", "command": ["sh", "-c", "echo a"], "env": {"A": "1", "B": "2"}, "cpu_cores": 2.5}
+    form = JobForm(asked=asked)
+    assert form["command"].value() == "sh -c 'echo a'"
+    assert form["env"].value() == "A=1\nB=2"
+    assert form["cpu_cores"].value() == "2.5"
+    assert form["memory_gb"].value() == "1"
+    assert form.advanced_is_open
