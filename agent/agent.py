@@ -256,8 +256,8 @@ class Agent:
     async def _beat(self) -> None:
         while True:
             await asyncio.sleep(self._config.heartbeat_interval)
-            before = self._state.problem
-            if before and not self._state.check():
+            ill = self._state.problem
+            if not self._state.check() and ill:
                 logger.info("The state folder can be written again")
             if self._link.connected:
                 self._heartbeat()

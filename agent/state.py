@@ -45,24 +45,24 @@ class State:
         self._directory, self._attempts = directory, directory / "attempts"
         try:
             self._attempts.mkdir(parents=True, exist_ok=True)
-            self._lock = os.open(directory / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        except OSError as error:
-            raise BadSetting(
-                f"AGENT_STATE_DIR {directory} cannot be used: {error.strerror}. Name a folder this user can write to."
-            ) from None
-        try:
+            self._lock = _open(directory / "lock")
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+            self._last_command = _open(directory / "last_command")
+            self.executor_id = self._read("executor_id") or self._new_id(name)
+        except BlockingIOError:
             os.close(self._lock)
             raise BadSetting(
                 f"Another agent already runs with the state folder {directory}. "
                 "Set AGENT_STATE_DIR to another folder to run several on one machine."
             ) from None
-        self.executor_id = self._read("executor_id") or self._new_id(name)
+        except OSError as error:
+            raise BadSetting(
+                f"AGENT_STATE_DIR {directory} cannot be used: {error.strerror}. Name a folder this user can write to."
+            ) from None
         held = [record.start.seq for record in self.records()]
         self.last_command = max([int(self._read("last_command") or 0), *held])
-        self._last_command = os.open(directory / "last_command", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         self.passed(self.last_command)
+        self.check()
 
     def close(self) -> None:
         os.close(self._last_command)
@@ -157,6 +157,10 @@ class State:
         except OSError:
             fresh.unlink(missing_ok=True)
             raise
+
+
+def _open(path: Path) -> int:
+    return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
 
 
 def _dump(record: Record) -> dict[str, object]:
