@@ -40,6 +40,7 @@ function onScreen(text, found, style) {
   const cells = [], looks = [];
   let column = 0, from = 0, names = classes(style);
   const put = (to) => {
+    if (to === from) return;
     while (cells.length < column) looks[cells.push(" ") - 1] = "";
     for (const character of text.slice(from, to)) {
       cells[column] = character;

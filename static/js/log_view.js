@@ -1,10 +1,11 @@
 // A scrolling list of any number of rows, of which only those in view are in the page.
 //
-// Browsers cannot make an element of more than some 17 million pixels. A list that is higher is scrolled in pages: within
-// one, scrolling is exact; from one to the next, the list is shifted under the scroll bar (`offset`).
+// Browsers cannot make an element of more than some 17 or 33 million pixels. A list that is higher is scrolled in pages:
+// within one, scrolling is exact; from one to the next, the list is shifted under the scroll bar (`offset`). Wheel and keys
+// are answered here then, because a browser's own smooth scrolling knows nothing of the shift.
 import { Heights, LineMap } from "./log_rows.js";
 
-const MOST_PIXELS = 15e6;
+const MOST_PIXELS = [33e6, 15e6];
 const PAGES = 100;
 const BESIDE = 12; // rows above and below those in view
 const PASSES = 4;
@@ -25,7 +26,11 @@ export class LogView {
     this.pinned = true; // to the end
     this.waiting = false;
     this.widest = 0;
+    this.space.style.height = `${MOST_PIXELS[0]}px`;
+    this.most = MOST_PIXELS.find((pixels) => this.space.offsetHeight >= pixels) ?? MOST_PIXELS[1];
     scroller.addEventListener("scroll", () => this.onScroll());
+    scroller.addEventListener("wheel", (event) => this.onWheel(event), { passive: false });
+    scroller.addEventListener("keydown", (event) => this.onKey(event));
     new ResizeObserver(() => this.resized()).observe(scroller);
     this.measure();
   }
@@ -126,7 +131,31 @@ export class LogView {
       if (Math.abs(top - before) < this.height && top > 0 && top < range) this.moveTo(top + this.offset);
       else this.offset = this.offsetOf(Math.floor(((top / range) * (this.whole - this.height)) / this.pageHeight));
     }
-    this.scrolled({ up: top < before, atEnd: this.atEnd });
+    this.moved(top < before);
+  }
+
+  onWheel(event) {
+    if (this.whole <= this.most || event.ctrlKey || event.shiftKey || Math.abs(event.deltaX) > Math.abs(event.deltaY)) return;
+    event.preventDefault();
+    this.moveBy(event.deltaY * [1, this.heights.unit, this.height][event.deltaMode]);
+  }
+
+  onKey(event) {
+    if (this.whole <= this.most || event.ctrlKey || event.metaKey || event.altKey) return;
+    const page = this.height - this.heights.unit;
+    const by = { ArrowDown: 2 * this.heights.unit, ArrowUp: -2 * this.heights.unit, PageDown: page, PageUp: -page, " ": event.shiftKey ? -page : page }[event.key];
+    if (by === undefined || event.target !== this.scroller) return;
+    event.preventDefault();
+    this.moveBy(by);
+  }
+
+  moveBy(pixels) {
+    this.moveTo(this.y + pixels);
+    this.moved(pixels < 0);
+  }
+
+  moved(up) {
+    this.scrolled({ up, atEnd: this.atEnd });
     if (!this.waiting) {
       this.waiting = true;
       requestAnimationFrame(() => {
@@ -166,7 +195,7 @@ export class LogView {
   }
 
   sizeSpace() {
-    this.spaceHeight = Math.max(1, Math.min(this.whole, MOST_PIXELS));
+    this.spaceHeight = Math.max(1, Math.min(this.whole, this.most));
     const height = `${this.spaceHeight}px`;
     if (this.space.style.height !== height) this.space.style.height = height;
   }
