@@ -9,10 +9,10 @@ READ_BYTES = 64 * 1024
 
 
 class Proxy:
-    """Forwards connections on `port` to `target_port`, both on loopback, until `close()`."""
+    """Forwards connections on `port`, on loopback, to another port there or the path of a socket, until `close()`."""
 
-    def __init__(self, target_port: int) -> None:
-        self._target_port = target_port
+    def __init__(self, target: int | str) -> None:
+        self._target = target
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="proxy", daemon=True)
         self._thread.start()
@@ -37,6 +37,10 @@ class Proxy:
         """Connections stay open and nothing passes, as with a cable pulled."""
         self._loop.call_soon_threadsafe(self._flowing.clear)
 
+    def lose(self) -> None:
+        """The connections of now stay open and nothing passes on them ever again; new ones work."""
+        self._loop.call_soon_threadsafe(self._lose)
+
     def cut(self) -> None:
         """Connections are closed and new ones are closed at once, as by a firewall."""
         self._do(self._cut()).result()
@@ -48,7 +52,7 @@ class Proxy:
 
     def close(self) -> None:
         self._do(self._cut()).result()
-        self._loop.call_soon_threadsafe(self._server.close)
+        self._do(self._end()).result()
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
 
@@ -60,23 +64,41 @@ class Proxy:
         for writer in list(self._writers):
             writer.close()
 
+    async def _end(self) -> None:
+        self._server.close()
+        pumps = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in pumps:
+            task.cancel()
+        await asyncio.gather(*pumps, return_exceptions=True)
+
+    def _lose(self) -> None:
+        self._flowing.clear()
+        self._flowing = asyncio.Event()
+        self._flowing.set()
+
+    async def _connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        if isinstance(self._target, str):
+            return await asyncio.open_unix_connection(self._target)
+        return await asyncio.open_connection("127.0.0.1", self._target)
+
     async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         if self._refusing:
             writer.close()
             return
         try:
-            there, back = await asyncio.open_connection("127.0.0.1", self._target_port)
+            there, back = await self._connect()
         except OSError:
             writer.close()
             return
         self._writers |= {writer, back}
-        await asyncio.gather(self._pump(reader, back), self._pump(there, writer))
+        flowing = self._flowing
+        await asyncio.gather(self._pump(reader, back, flowing), self._pump(there, writer, flowing))
         self._writers -= {writer, back}
 
-    async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, flowing: asyncio.Event) -> None:
         try:
             while data := await reader.read(READ_BYTES):
-                await self._flowing.wait()
+                await flowing.wait()
                 writer.write(data)
                 await writer.drain()
         except OSError:

@@ -1,7 +1,10 @@
 """A full disk: the agent goes on with what it has, says so, takes nothing new, and recovers."""
 
+import contextlib
 import os
+import shutil
 import subprocess
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -12,6 +15,9 @@ from agent.config import BadSetting
 from agent.protocol import Hello, StartAttempt, StopAttempt
 from agent.state import Record, State
 from tests.agent.harness import AgentProcess, wait_for
+from tests.faults import private_engine
+from tests.faults.private_engine import PrivateEngine
+from tests.parts import make_busybox_image
 
 MakeAgent = Callable[..., AgentProcess]
 START = StartAttempt(
@@ -26,9 +32,31 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
         pytest.skip("MOUNTING A SMALL FILE SYSTEM NEEDS ROOT, so a full disk is not tested here")
     folder = tmp_path / "disk"
     folder.mkdir()
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", folder], check=True)
-    yield folder
-    subprocess.run(["umount", "--lazy", folder], check=True)
+    with mounted(folder, "1m"):
+        yield folder
+
+
+@pytest.fixture
+def small_engine(docker_client: docker.DockerClient) -> Iterator[tuple[PrivateEngine, Path]]:
+    """A Docker Engine of our own whose images and containers are on a file system of 48 MB, and that."""
+    if os.geteuid() != 0 or not private_engine.available():
+        pytest.skip("A DOCKERD OF ITS OWN NEEDS ROOT AND dockerd, so its full disk is not tested here")
+    directory = Path(tempfile.mkdtemp(prefix="engine-", dir="/tmp"))
+    data = directory / "data"
+    data.mkdir()
+    with mounted(data, "48m"), PrivateEngine(directory) as engine:
+        make_busybox_image(engine.client, "workload-runner-test:latest")
+        yield engine, data
+    shutil.rmtree(directory, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def mounted(folder: Path, size: str) -> Iterator[None]:
+    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", folder], check=True)
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", "--lazy", folder], check=True)
 
 
 def fill(disk: Path) -> Path:
@@ -113,3 +141,24 @@ def test_an_agent_on_a_full_disk_goes_on_refuses_new_jobs_in_words_and_recovers(
     wait_for(lambda: (beat := agent.last_heartbeat()) and beat.problem == "")
     assert agent.finished(agent.run(test_image, ["true"])).reason == "completed"
     wait_for(lambda: not agent.containers(docker_client))
+
+
+@pytest.mark.docker
+def test_an_engine_on_a_full_disk_is_the_platforms_failure_in_words_and_takes_no_jobs_for_a_while(
+    make_agent: MakeAgent, small_engine: tuple[PrivateEngine, Path]
+) -> None:
+    engine, data = small_engine
+    agent = make_agent(DOCKER_HOST=engine.host)
+    image = "workload-runner-test:latest"
+    assert agent.finished(agent.run(image, ["true"])).reason == "completed"
+    filler = fill(data)
+    finished = agent.finished(agent.run(image, ["true"]))
+    assert finished.reason == "engine_error"
+    assert finished.message.startswith("The executor's disk is full. Docker said:")
+    events = agent.all_events()
+    told = [
+        index for index, event in enumerate(events) if getattr(event, "problem", "") == "The disk of Docker is full."
+    ]
+    assert told and told[0] < events.index(finished), "the scheduler must not send the job here again"
+    filler.unlink()
+    assert agent.finished(agent.run(image, ["true"])).reason == "completed"
