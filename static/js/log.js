@@ -53,7 +53,9 @@ function arrived(count = 0) {
   log.style.setProperty("--digits", width);
   view.pinned = following;
   for (const [index, row] of view.rows) if (!row.ready && store.get(row.line) !== undefined) view.remove(index);
-  view.show(rows());
+  const missing = `${store.dropped} ${store.gaps.length}`;
+  view.show(rows(), missing === arrived.missing);
+  arrived.missing = missing;
   describe();
   showMarks();
 }
@@ -83,7 +85,7 @@ function describe() {
   part("count").textContent = only && search.active ? `${words}, ${number(rowsNow)} shown` : words + gone;
   part("count").title = dropped ? "They were lost before they were archived." : "";
   part("empty").hidden = rowsNow > 0;
-  part("empty").firstElementChild.textContent = total ? "No line matches." : complete ? "The job printed nothing." : "No output yet. Lines appear here as the job prints them.";
+  part("empty").firstElementChild.textContent = total ? (search.done ? "No line matches." : "Searching…") : complete ? "The job printed nothing." : "No output yet. Lines appear here as the job prints them.";
   const unseen = Math.max(0, total - seenTotal);
   part("new").hidden = following || !unseen;
   part("new").textContent = `↓ ${number(unseen)} new line${unseen === 1 ? "" : "s"}`;
@@ -152,6 +154,11 @@ function begin(andJump) {
 
 function found({ begun }) {
   for (const name of ["previous", "next", "only", "context"]) part(name).disabled = !search.active;
+  if (only && !search.active) {
+    only = false;
+    press(part("only"), false);
+    view.show(rows(), false);
+  }
   if (begun) view.redraw();
   if (only || begun) view.show(rows(), !(begun && only));
   if (jump && search.hits.length && (search.done || search.hits.at(-1) >= view.topLine().line)) step(1);
@@ -216,7 +223,6 @@ input.addEventListener("keydown", (event) => {
 function stop() {
   input.value = "";
   begin(false);
-  if (only) filter(false);
   log.focus({ preventScroll: true });
 }
 

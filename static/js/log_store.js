@@ -48,6 +48,11 @@ export class LineStore {
     this.coloured ||= line.includes("\x1b");
   }
 
+  // Whether another line says that this one is missing.
+  isGone(line) {
+    return line < this.dropped || line >= this.total || this.gaps.some((gap) => line > gap.first && line < gap.first + gap.count);
+  }
+
   addGap(first, count) {
     this.gaps = this.gaps.filter((gap) => gap.first + gap.count <= first || gap.first >= first + count);
     this.gaps.push({ first, count });
@@ -96,7 +101,8 @@ export class LineStore {
       if (this.fetching === fetching) this.fetching = null;
       this.failed("");
       this.take(page);
-      if (page.lines.length) this.changed();
+      if (this.lines.has(missing) || this.isGone(missing)) this.changed();
+      else setTimeout(() => this.changed(), RETRY); // it is not there (any more, or yet)
     } catch (error) {
       if (fetching.controller.signal.aborted) return;
       this.failed(`Lines could not be loaded: ${error.message}`);

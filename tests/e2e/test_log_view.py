@@ -309,6 +309,37 @@ def test_a_calm_log_is_read_out(page: Page, cluster: Cluster, job: str) -> None:
     assert page.locator("#log").get_attribute("aria-live") == "polite"
 
 
+CUT_LOG = """
+from jobs import archive
+from jobs.models import Job, LogArchive, LogChunk
+job = Job.objects.get(id=JOB)
+LogArchive.objects.create(job=job, lines=50_000, complete=True)
+for first, count in ((0, 2000), (48_000, 2000)):
+    name = archive.new_name(job.id, first, count)
+    text = "".join(f"2026-11-24T00:00:00.000000Z stdout n {line}\\n" for line in range(first, first + count))
+    archive.store(name, text.encode())
+    LogChunk.objects.create(job=job, first=first, count=count, bytes=1, name=name, began="x")
+LogChunk.objects.create(job=job, first=2000, count=46_000, bytes=5_000_000, name="", began="x")
+"""
+
+
+def test_an_archived_log_whose_middle_was_cut_says_so_in_one_row(page: Page, cluster: Cluster, job: str) -> None:
+    made = cluster.manage("shell", "-v0", "-c", CUT_LOG.replace("JOB", repr(job)))
+    assert made.returncode == 0, made.stderr
+    open_log(page, job)
+    expect(page.locator("#log-count")).to_have_text("50,000 lines")
+    assert in_view(page)[-1] == 49_999
+    page.evaluate("location.hash = '#L2001'")
+    expect(text(page, 2000)).to_contain_text("46,000 lines (4.8 MB) are missing here")
+    lines = in_view(page)
+    assert {1999, 2000, 48_000} <= set(lines)
+    assert not [line for line in lines if 2000 < line < 48_000]
+    page.evaluate("location.hash = '#L30000'")  # a line that is missing: what says so is shown
+    expect(text(page, 2000)).to_be_visible()
+    keys(page, "g")
+    expect(text(page, 0)).to_have_text("n 0")
+
+
 # --- As a terminal shows it --------------------------------------------------------------------------------------
 
 

@@ -4,6 +4,7 @@ import re
 import time
 import uuid
 import zlib
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,11 +15,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from executors.broker import keys
-from jobs import log_search
+from jobs import archive, log_search
 from jobs.log_search import InvalidQuery, parse_query, search, spans
 from jobs.log_terminal import visible
 from jobs.logs import LogPage
-from jobs.models import Job
+from jobs.models import Job, LogArchive, LogChunk
 from tests.rows import make_job
 
 
@@ -251,6 +252,28 @@ def test_a_page_of_very_long_lines_ends_early_and_is_read_on(
     page = local_client.get(f"/jobs/{job.id}/log/?offset=50&limit=40").json()
     assert page["first"] == 50
     assert 10 < len(page["lines"]) < 20
+
+
+def test_archived_lines_are_searched_with_those_in_redis_and_what_was_cut_is_gone_over(
+    job: Job, local_client: Client, redis_client: redis.Redis, settings: Any, tmp_path: Path
+) -> None:
+    folder = {"BACKEND": "django.core.files.storage.FileSystemStorage", "OPTIONS": {"location": tmp_path}}
+    settings.STORAGES = {**settings.STORAGES, "archive": folder}
+    LogArchive.objects.create(job=job, lines=2000)
+    for first, count in ((0, 500), (1500, 500)):
+        name = archive.new_name(job.id, first, count)
+        texts = [
+            stored(f"archived {number}" + " wrong" * (number % 100 == 7)) for number in range(first, first + count)
+        ]
+        archive.store(name, "".join(f"{text}\n" for text in texts).encode())
+        LogChunk.objects.create(job=job, first=first, count=count, bytes=1, name=name, began="x")
+    LogChunk.objects.create(job=job, first=500, count=1000, bytes=10**6, name="", began="2026-01-01T00:00:00.000000Z")
+    meta = {"lines": 2050, "dropped": 2000, "archived": 2000, "complete": 1}
+    redis_client.hset(keys().job_logs_meta(str(job.id)), mapping=meta)  # type: ignore[arg-type]
+    found = local_client.get(f"/jobs/{job.id}/log/search/?q=wrong").json()
+    assert found["hits"] == [*range(7, 500, 100), *range(1507, 2000, 100), *range(2003, 2050, 10)]
+    assert found["next"] == found["total"] == 2050
+    assert local_client.get(f"/jobs/{job.id}/log/search/?q=missing here").json()["hits"] == [500]
 
 
 @pytest.mark.django_db(transaction=True)
