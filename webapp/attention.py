@@ -3,8 +3,8 @@
 Everything here is bounded: it looks at a fixed number of rows, however many there are.
 """
 
-from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from uuid import UUID
@@ -25,7 +25,8 @@ WAIT_BOUND = timedelta(minutes=5)
 FAILURES_BOUND = 3
 """So many failures of the same name (or image) since its last success, and it is worth a look."""
 LOOKED_AT = 300
-"""Of the newest ended jobs, of each outcome."""
+"""Of the newest failures."""
+MOST_CANDIDATES = 8
 FAILED_WITHIN = timedelta(hours=24)
 MOST_WAITING = 1000
 MOST_SHAPES = 50
@@ -72,16 +73,15 @@ def ailing_executors() -> list[Item]:
 
 
 def failing_jobs(now: datetime) -> list[Item]:
-    since = oldest_job_id(now - FAILED_WITHIN)
-    streaks = failure_streaks(_newest(State.FAILED, since), _newest(State.SUCCEEDED, since))
+    streaks = failure_streaks(oldest_job_id(now - FAILED_WITHIN))
     items = [
         Item(
             "error",
             reverse("jobs:list") + JobFilter(state=State.FAILED.value, text=name).query(),
             name,
-            f"failed {count} times since it last succeeded." if seen else f"failed {count} times and never succeeded.",
+            f"failed {count} times in a row.",
         )
-        for name, count, seen in streaks[:MOST_LINES]
+        for name, count in streaks[:MOST_LINES]
     ]
     if len(streaks) > MOST_LINES:
         link = reverse("jobs:list") + JobFilter(state=State.FAILED.value).query()
@@ -89,22 +89,22 @@ def failing_jobs(now: datetime) -> list[Item]:
     return items
 
 
-def _newest(state: State, since: UUID) -> list[tuple[UUID, str]]:
-    """The newest jobs in this final state: id, and the name they go by."""
-    rows = Job.objects.filter(state=state, id__gte=since).order_by("-id").values_list("id", "name", "image")
-    return [(job_id, name or image) for job_id, name, image in rows[:LOOKED_AT]]
-
-
-def failure_streaks(
-    failed: Iterable[tuple[UUID, str]], succeeded: Iterable[tuple[UUID, str]]
-) -> list[tuple[str, int, bool]]:
-    """Names with their failures since they last succeeded, and whether they ever did; only those of FAILURES_BOUND or
-    more, most failures first. Ids are ordered by time."""
-    last_success: dict[str, UUID] = {}
-    for job_id, name in succeeded:
-        last_success[name] = max(job_id, last_success.get(name, job_id))
-    count = Counter(name for job_id, name in failed if name not in last_success or job_id > last_success[name])
-    return [(name, times, name in last_success) for name, times in count.most_common() if times >= FAILURES_BOUND]
+def failure_streaks(since: UUID) -> list[tuple[str, int]]:
+    """Names (or images, of jobs without one) that failed FAILURES_BOUND times or more, by submission, since they last
+    succeeded; most failures first. Looked for among the newest failures after the id `since`."""
+    failed = Job.objects.filter(state=State.FAILED, id__gte=since).order_by("-id")
+    failures: dict[tuple[str, str], list[UUID]] = defaultdict(list)
+    for job_id, name, image in failed.values_list("id", "name", "image")[:LOOKED_AT]:
+        failures[name, image].append(job_id)
+    often = sorted((ids for ids in failures.items() if len(ids[1]) >= FAILURES_BOUND), key=lambda item: -len(item[1]))
+    streaks = []
+    for (name, image), ids in often[:MOST_CANDIDATES]:
+        good = Job.objects.filter(image=image, name=name, state=State.SUCCEEDED, id__gt=ids[-1]).order_by("-id")
+        last_success = good.values_list("id", flat=True).first()
+        count = sum(last_success is None or job_id > last_success for job_id in ids)
+        if count >= FAILURES_BOUND:
+            streaks.append((name or image, count))
+    return sorted(streaks, key=lambda streak: -streak[1])
 
 
 # --- Jobs that wait ----------------------------------------------------------------------------------------------
