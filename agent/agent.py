@@ -16,7 +16,7 @@ from agent.config import GB, Config
 from agent.containers import FULL_DISK, LABEL_ATTEMPT, LABEL_JOB, StartFailed
 from agent.engine import Engine, EngineAway, Stream
 from agent.images import Images
-from agent.link import Link
+from agent.link import IMAGES_KEPT_SECONDS, Link
 from agent.output import LINGER
 from agent.protocol import (
     AttemptFinished,
@@ -38,6 +38,7 @@ PING_TIMEOUT = 10
 FINISHED_KEPT = 1000
 FLUSH_SECONDS = 3.0
 FULL_SECONDS = 60
+IMAGES_INTERVAL = 60.0
 """How long nothing new is taken after Docker said that its disk is full."""
 SWEEP_INTERVAL = 600
 """Between two looks for containers that nobody needs, such as one whose creation was answered too late."""
@@ -83,6 +84,7 @@ class Agent:
             self._beat(),
             self._ping_engine(),
             self._sample(),
+            self._tell_images(),
             self._remove_leftovers(),
             self._link.receive(self._state.last_command, self._handle),
         ]
@@ -271,6 +273,18 @@ class Agent:
                 logger.warning("Redis was emptied: introducing this agent again")
                 self._say_hello(again=True)
             await asyncio.sleep(self._config.sample_interval)
+
+    async def _tell_images(self) -> None:
+        """Keep what the pages show of the image cache: looked at every minute, written when it changed or gets old."""
+        told: list[list[object]] | None = None
+        written = float("-inf")
+        while True:
+            with contextlib.suppress(EngineAway, APIError):  # Heartbeats tell of the engine's trouble.
+                images = await self._engine.images()
+                if images != told or time.monotonic() - written > IMAGES_KEPT_SECONDS / 2:
+                    await self._link.write_images(images)
+                    told, written = images, time.monotonic()
+            await asyncio.sleep(IMAGES_INTERVAL)
 
     # --- the engine
 

@@ -31,6 +31,7 @@ T = TypeVar("T")
 READ_BYTES = 64 * 1024
 CALL_TIMEOUT = 60
 STREAM_TIMEOUT = 60
+MOST_IMAGES = 200
 
 
 class EngineAway(Exception):
@@ -141,6 +142,14 @@ class Engine:
         return await self._call(lambda client: client.containers(all=True, filters=filters))
 
     # --- images
+
+    async def images(self) -> list[list[object]]:
+        """Name and bytes of each image that has a name, largest first; `MOST_IMAGES` at most."""
+        found = await self._call(lambda client: client.images())
+        named = [
+            [name, image["Size"]] for image in found for name in image.get("RepoTags") or () if name != "<none>:<none>"
+        ]
+        return sorted(named, key=lambda item: (-item[1], item[0]))[:MOST_IMAGES]
 
     async def has_image(self, image: str) -> bool:
         try:

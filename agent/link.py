@@ -22,6 +22,7 @@ FIRST_DELAY, LONGEST_DELAY = 0.1, 5.0
 CALL_TIMEOUT = 20
 SAMPLES_KEPT = 8640
 """A day's, at one every ten seconds."""
+IMAGES_KEPT_SECONDS = 1800
 
 
 class Link:
@@ -147,6 +148,11 @@ class Link:
         emptied = self._sampled and not existed
         self._sampled = True
         return not emptied
+
+    async def write_images(self, images: list[list[object]]) -> None:
+        """Say which images the node has; it expires, should the agent go."""
+        body = json.dumps(images, ensure_ascii=False)
+        await self.patiently(lambda: self.client.set(self.keys.images(self._executor_id), body, ex=IMAGES_KEPT_SECONDS))
 
 
 def _command(seq: int, fields: dict[bytes, bytes]) -> Command | None:

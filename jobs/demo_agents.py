@@ -230,7 +230,7 @@ class Agents:
         token = (command.job_id, command.attempt)
         if token in node.held:
             return
-        names = {"executor_id": node.executor.id, "job_id": command.job_id, "attempt": command.attempt}
+        names: dict[str, Any] = {"executor_id": node.executor.id, "job_id": command.job_id, "attempt": command.attempt}
         work = self._works.get(command.job_name)
         if work is None or not command.image.startswith("registry.demo/"):
             self._send(
@@ -252,7 +252,7 @@ class Agents:
         if running is None:
             return
         running.began = time.time()
-        names = {"executor_id": node.executor.id, "job_id": token[0], "attempt": token[1]}
+        names: dict[str, Any] = {"executor_id": node.executor.id, "job_id": token[0], "attempt": token[1]}
         self._send(node, AttemptRunning(**names, container_id=_container(token), started_at=_now()))
         self._write_log(token, LINES[:3], running.work.name)
         self._plan_end(node, token, duration(self._rng, running.work))

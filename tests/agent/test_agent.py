@@ -1,5 +1,7 @@
 """An agent as the scheduler sees it: real process, real Docker, real Redis."""
 
+import json
+
 import docker
 import pytest
 
@@ -197,3 +199,11 @@ def test_samples_say_how_the_node_is_used(agent: AgentProcess) -> None:
     fields = samples[0][1]
     assert set(fields) == {b"t", b"cpu_percent", b"memory_bytes", b"gpus", b"held"}
     assert int(fields[b"memory_bytes"]) > 0
+
+
+def test_the_images_of_the_node_are_told(agent: AgentProcess, test_image: str) -> None:
+    key = agent.keys.images(agent.id)
+    told = wait_for(lambda: agent.client.get(key), what="the list of images")
+    images = dict(json.loads(told))
+    assert images[test_image] > 100_000
+    assert agent.client.ttl(key) > 0
