@@ -134,10 +134,11 @@ class Agent:
         """One command. Everything is on disk, and in `held`, before this returns; the work goes on in tasks."""
         if isinstance(command, StartAttempt):
             self._accept(command)
-        self._state.passed(seq)
-        if isinstance(command, StopAttempt):
+        elif isinstance(command, StopAttempt):
             self._stop(command)
-        elif isinstance(command, Prefetch):
+            crashpoints.reach("stop-received")
+        self._state.passed(seq)
+        if isinstance(command, Prefetch):
             self._spawn(self._prefetch(command.image), f"prefetch of {command.image}")
 
     def _accept(self, start: StartAttempt) -> None:

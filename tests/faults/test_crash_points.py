@@ -31,17 +31,19 @@ def test_2_5_7_agent_killed_at_a_point_goes_on_where_it_was(system: System, poin
     system.ends_exactly(job_id)
 
 
-@pytest.mark.parametrize("point", ["container-created", "container-started", "container-ended", "end-reported"])
+@pytest.mark.parametrize(
+    "point", ["stop-received", "container-created", "container-started", "container-ended", "end-reported"]
+)
 def test_6_an_abort_holds_across_an_agent_killed_at_a_point(system: System, point: str) -> None:
     system.restart_agent(CRASH_POINT=point)
     job_id = system.submit_numbered(600, pause=0.1, then="")
-    if point in ("container-ended", "end-reported"):
+    if point in ("stop-received", "container-ended", "end-reported"):
         system.printed(job_id, 2)
         system.cluster.api.delete(f"/jobs/{job_id}")
     assert system.cluster.wait_end("agent-a") == -signal.SIGKILL
     system.cluster.api.delete(f"/jobs/{job_id}")
     system.start()
-    job = system.cluster.wait_final(job_id)
+    job = system.cluster.wait_final(job_id, timeout=10)
     assert (job["status"], len(job["attempts"])) == ("ABORTED", 1)
     system.nothing_wrong_with(job)
 

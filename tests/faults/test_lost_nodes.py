@@ -42,7 +42,7 @@ def test_1_2_a_lost_nodes_attempt_runs_elsewhere_and_its_return_changes_nothing(
     )
     cluster.wait_online("a")
     job = two_agents.ends_exactly(job_id, attempts=2)
-    assert job["attempts"][1]["executor_name"] == f"{cluster.tag}-b"
+    assert job["attempts"][1]["executor"]["name"] == f"{cluster.tag}-b"
     assert job["attempts"][0]["status"] == "FAILED"
 
 
