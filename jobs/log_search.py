@@ -28,6 +28,7 @@ SPANS_A_LINE = 100
 EMPTY_SPANS_A_LINE = 200
 """Places of no width at which an expression may match before the line counts as one that does not."""
 AT_ONCE = 2
+LONGEST_WAIT_SECONDS = 10
 
 _turns = threading.BoundedSemaphore(AT_ONCE)
 """Searching is work for the processor: more at once would only hold up pages and sockets of the same process."""
@@ -43,6 +44,10 @@ Read = Callable[[int, int], LogPage]
 
 class InvalidQuery(ValueError):
     """What is searched for cannot be; the message says why, in a sentence."""
+
+
+class TooManySearches(RuntimeError):
+    """So many search at once that this one did not get its turn."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,8 +95,13 @@ def parse_query(text: str, *, is_regex: bool = False, match_case: bool = False) 
 
 
 def search(read: Read, query: Query, start: int) -> Found:
-    """The matching lines from `start` on, as far as one slice comes; go on at `next` while it is less than `total`."""
-    with _turns:
+    """The matching lines from `start` on, as far as one slice comes; go on at `next` while it is less than `total`.
+
+    Raises TooManySearches.
+    """
+    if not _turns.acquire(timeout=LONGEST_WAIT_SECONDS):
+        raise TooManySearches("Too many people search logs at this moment; try again shortly.")
+    try:
         deadline = time.monotonic() + SLICE_SECONDS
         hits: list[int] = []
         offset, limit = start, FIRST_PAGE_LINES
@@ -105,6 +115,8 @@ def search(read: Read, query: Query, start: int) -> Found:
             limit = _next_limit(limit, sum(map(len, page.lines)))
             if not page.lines or offset >= page.total or time.monotonic() >= deadline:
                 return Found(hits, offset if page.lines else max(offset, page.total), page.total)
+    finally:
+        _turns.release()
 
 
 def spans(read: Read, query: Query, start: int, limit: int) -> dict[int, list[tuple[int, int]]]:

@@ -19,7 +19,7 @@ from executors import broker
 from executors.broker import RedisUnavailable
 from jobs import log_search as searching
 from jobs.archive import ArchiveUnavailable
-from jobs.log_search import InvalidQuery, parse_query
+from jobs.log_search import InvalidQuery, TooManySearches, parse_query
 from jobs.logs import LogPage, read_log, read_log_async
 from jobs.models import Job
 
@@ -50,7 +50,7 @@ def answering_in_json(view: View) -> View:
         except RedisUnavailable:
             detail = "Redis, which holds the log, does not answer; try again shortly."
             return JsonResponse({"detail": detail}, status=503)
-        except ArchiveUnavailable as error:
+        except (ArchiveUnavailable, TooManySearches) as error:
             return JsonResponse({"detail": str(error)}, status=503)
 
     return checked

@@ -1,14 +1,17 @@
 // A scrolling list of any number of rows, of which only those in view are in the page.
 //
 // Browsers cannot make an element of more than some 17 or 33 million pixels. A list that is higher is scrolled in pages:
-// within one, scrolling is exact; from one to the next, the list is shifted under the scroll bar (`offset`). Wheel and keys
-// are answered here then, because a browser's own smooth scrolling knows nothing of the shift.
+// within one, scrolling is exact; from one to the next, the list is shifted under the scroll bar (`offset`). Wrapped rows
+// are as high as they turn out to be when they come into the page. In both cases wheel and keys are answered here, because
+// a browser's own smooth scrolling would undo what is shifted meanwhile.
 import { Heights, LineMap } from "./log_rows.js";
 
 const MOST_PIXELS = [33e6, 15e6];
 const PAGES = 100;
 const BESIDE = 12; // rows above and below those in view
 const PASSES = 4;
+const GLIDE = 0.35; // of the way that is left, a frame
+const stillness = matchMedia("(prefers-reduced-motion: reduce)");
 
 export class LogView {
   // `draw(line, before)`: `{ element, ready, end }` for a row; `before`: what the row above it left, its `end`. `shown(lines)`
@@ -25,6 +28,7 @@ export class LogView {
     this.wrap = false;
     this.pinned = true; // to the end
     this.waiting = false;
+    this.rest = 0; // pixels still to glide
     this.widest = 0;
     this.space.style.height = `${MOST_PIXELS[0]}px`;
     this.most = MOST_PIXELS.find((pixels) => this.space.offsetHeight >= pixels) ?? MOST_PIXELS[1];
@@ -66,11 +70,14 @@ export class LogView {
 
   pin(pinned) {
     this.pinned = pinned;
-    if (pinned) this.update();
+    if (!pinned) return;
+    this.rest = 0;
+    this.update();
   }
 
   showLine(line, where = 0.4) {
     this.pinned = false;
+    this.rest = 0;
     const row = this.map.rowOf(line);
     this.sizeSpace();
     this.moveTo(this.heights.top(row) - (this.height - this.heights.unit) * where);
@@ -134,14 +141,18 @@ export class LogView {
     this.moved(top < before);
   }
 
+  get shifts() {
+    return this.wrap || this.whole > this.most;
+  }
+
   onWheel(event) {
-    if (this.whole <= this.most || event.ctrlKey || event.shiftKey || Math.abs(event.deltaX) > Math.abs(event.deltaY)) return;
+    if (!this.shifts || event.ctrlKey || event.shiftKey || Math.abs(event.deltaX) > Math.abs(event.deltaY)) return;
     event.preventDefault();
     this.moveBy(event.deltaY * [1, this.heights.unit, this.height][event.deltaMode]);
   }
 
   onKey(event) {
-    if (this.whole <= this.most || event.ctrlKey || event.metaKey || event.altKey) return;
+    if (!this.shifts || event.ctrlKey || event.metaKey || event.altKey) return;
     const page = this.height - this.heights.unit;
     const by = { ArrowDown: 2 * this.heights.unit, ArrowUp: -2 * this.heights.unit, PageDown: page, PageUp: -page, " ": event.shiftKey ? -page : page }[event.key];
     if (by === undefined || event.target !== this.scroller) return;
@@ -150,8 +161,18 @@ export class LogView {
   }
 
   moveBy(pixels) {
-    this.moveTo(this.y + pixels);
-    this.moved(pixels < 0);
+    const gliding = this.rest !== 0;
+    this.rest = (this.rest * pixels > 0 ? this.rest : 0) + pixels;
+    if (!gliding) this.glide();
+  }
+
+  glide() {
+    if (!this.rest) return;
+    const step = stillness.matches || Math.abs(this.rest) < 4 ? this.rest : Math.trunc(this.rest * GLIDE);
+    this.rest -= step;
+    this.moveTo(this.y + step);
+    this.moved(step < 0);
+    if (this.rest) requestAnimationFrame(() => this.glide());
   }
 
   moved(up) {
@@ -166,14 +187,15 @@ export class LogView {
   }
 
   resized() {
-    const was = this.heights.unit;
+    const { unit } = this.heights, width = this.width;
     this.measure();
-    if (this.wrap || was !== this.heights.unit) this.setWrap(this.wrap);
+    if (unit !== this.heights.unit || (this.wrap && width !== this.width)) this.setWrap(this.wrap);
     else this.update();
   }
 
   measure() {
     this.height = this.scroller.clientHeight;
+    this.width = this.scroller.clientWidth;
     this.heights.unit = Number.parseFloat(getComputedStyle(this.scroller).lineHeight) || 19;
   }
 

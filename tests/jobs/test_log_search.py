@@ -1,6 +1,7 @@
 """Searching a whole log: what counts as a match, slices, bounded time, and the addresses that the page asks."""
 
 import re
+import threading
 import time
 import uuid
 import zlib
@@ -239,6 +240,16 @@ def test_without_redis_a_search_is_refused_with_a_reason(job: Job, local_client:
     response = local_client.get(f"/jobs/{job.id}/log/search/?q=a")
     assert response.status_code == 503
     assert "Redis" in response.json()["detail"]
+
+
+def test_who_gets_no_turn_is_told_so(job: Job, local_client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(log_search, "_turns", threading.BoundedSemaphore(1))
+    monkeypatch.setattr(log_search, "LONGEST_WAIT_SECONDS", 0.01)
+    with log_search._turns:
+        response = local_client.get(f"/jobs/{job.id}/log/search/?q=wrong")
+    assert response.status_code == 503
+    assert "Too many" in response.json()["detail"]
+    assert local_client.get(f"/jobs/{job.id}/log/search/?q=wrong").status_code == 200
 
 
 def test_who_is_not_logged_in_cannot_search(job: Job) -> None:
