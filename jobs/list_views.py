@@ -9,7 +9,7 @@ from typing import Any
 
 from django.contrib import messages
 from django.contrib.humanize.templatetags.humanize import intcomma
-from django.http import HttpRequest, HttpResponse, HttpResponseBadRequest, HttpResponseRedirect, QueryDict
+from django.http import HttpRequest, HttpResponse, HttpResponseBadRequest, HttpResponseRedirect, JsonResponse, QueryDict
 from django.shortcuts import get_object_or_404, redirect, render
 from django.template.defaultfilters import pluralize
 from django.template.loader import render_to_string
@@ -20,6 +20,7 @@ from django_htmx.middleware import HtmxDetails
 
 from executors.hub import Fragments
 from executors.models import Executor
+from executors.templatetags.display import shell
 from jobs import services
 from jobs.lifecycle import State
 from jobs.listing import COUNT_LIMIT, JobFilter, as_job_id, count, find, matching_ids
@@ -28,6 +29,8 @@ from jobs.services import Action
 from jobs.submission import InvalidSubmission
 
 OFFERED_EXECUTORS = 200
+PALETTE_JOBS = 8
+PALETTE_EXECUTORS = 5
 MAX_SAVED_VIEWS = 50
 
 SORT_LABELS = {
@@ -114,6 +117,30 @@ def job_list(request: HtmxRequest) -> HttpResponse:
         "saved_views": SavedView.objects.filter(owner=request.user.pk),
     }
     return render(request, "jobs/list.html", context)
+
+
+# --- The palette ---------------------------------------------------------------------------------------------------
+
+
+@require_GET
+def palette(request: HttpRequest) -> JsonResponse:
+    """Jobs and executors that match what is typed into the palette, as data."""
+    text = request.GET.get("text", "")
+    job_filter = JobFilter.from_query({"text": text})
+    found = [
+        {
+            "kind": "Job",
+            "name": job.name or shell(job.command)[:80] or job.image,
+            "detail": f"{job.state.capitalize()}, {job.image}",
+            "address": job.get_absolute_url(),
+        }
+        for job in find(job_filter, size=PALETTE_JOBS).jobs
+    ]
+    executors = Executor.objects.filter(name__icontains=job_filter.text).order_by("name")[:PALETTE_EXECUTORS]
+    for executor in executors:
+        address, state = executor.get_absolute_url(), executor.state.capitalize()
+        found.append({"kind": "Executor", "name": executor.name, "detail": state, "address": address})
+    return JsonResponse({"found": found})
 
 
 # --- Saved views -------------------------------------------------------------------------------------------------

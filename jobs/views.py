@@ -22,6 +22,8 @@ from jobs.masking import masked
 from jobs.models import Attempt, Job
 from jobs.snapshot import why_waiting
 
+SHOWN_RETRIES = 10
+
 
 class HtmxRequest(HttpRequest):
     """A request as django-htmx's middleware leaves it."""
@@ -74,6 +76,7 @@ def detail_context(job_id: uuid.UUID) -> dict[str, Any]:
         "steps": timeline(job, current),
         "live": job.state in LIVE,
         "env": masked(job.env),
+        "retries": Job.objects.filter(retry_of=job.id).only("id").order_by("id")[:SHOWN_RETRIES],
     }
 
 
@@ -103,3 +106,15 @@ def abort(request: HtmxRequest, job_id: uuid.UUID) -> HttpResponse:
     if request.htmx:
         return render(request, "jobs/_head.html", detail_context(job_id))
     return redirect("jobs:detail", job_id)
+
+
+@require_POST
+def retry(request: HttpRequest, job_id: uuid.UUID) -> HttpResponse:
+    """Leads to the new job."""
+    try:
+        return redirect(services.retry(job_id))
+    except services.JobNotFound as error:
+        raise Http404(str(error)) from None
+    except services.JobNotFinal as error:
+        messages.info(request, str(error))
+        return redirect("jobs:detail", job_id)

@@ -1,5 +1,8 @@
 // Every page: the socket, the times, the theme button, dialogs and forms.
+import { startKeys } from "./keys.js";
 import { startLive } from "./live.js";
+import { startNotify } from "./notify.js";
+import { startPalette } from "./palette.js";
 import { startTimes } from "./times.js";
 
 const root = document.documentElement;
@@ -19,8 +22,21 @@ document.addEventListener("click", (event) => {
   if (opener) document.getElementById(opener.dataset.opens).showModal();
   const dismisser = event.target.closest("[data-dismisses]");
   if (dismisser) document.getElementById(dismisser.dataset.dismisses).close();
+  const copier = event.target.closest("[data-copies]");
+  if (copier) copy(copier);
   if (event.target.nodeName === "DIALOG") event.target.close(); // its backdrop
 });
+
+async function copy(button) {
+  const said = button.textContent;
+  try {
+    await navigator.clipboard.writeText(new URL(button.dataset.copies, location.href).href);
+    button.textContent = "Copied";
+  } catch {
+    button.textContent = "Copy the address bar";
+  }
+  setTimeout(() => (button.textContent = said), 1500);
+}
 
 document.addEventListener("submit", (event) => {
   const form = event.target;
@@ -48,3 +64,6 @@ function complain(sentence) {
 document.querySelector("[aria-invalid='true']")?.focus();
 startTimes();
 startLive();
+startKeys();
+startPalette();
+startNotify();

@@ -1,0 +1,126 @@
+"""axe-core on every page, light and dark, wide and narrow: no violation; and the weight of the pages."""
+
+import gzip
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import docker
+import pytest
+from playwright.sync_api import Browser, Page, Response, expect
+
+from tests.cluster import Cluster
+from tests.e2e.browser import chromium, page_of
+
+pytestmark = [pytest.mark.docker, pytest.mark.browser]
+
+AXE = (Path(__file__).parent / "vendor" / "axe-4.10.3.min.js").read_text()
+PAGES = [
+    "/",
+    "/jobs/",
+    "/jobs/?state=FAILED&text=none",
+    "/jobs/new/",
+    "job",
+    "pending",
+    "/executors/",
+    "executor",
+    "/no/",
+]
+LOOKS: dict[str, dict[str, Any]] = {
+    "light": {"color_scheme": "light"},
+    "dark": {"color_scheme": "dark"},
+    "phone": {"color_scheme": "light", "viewport": {"width": 390, "height": 844}},
+}
+MAX_KILOBYTES = 150
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with chromium() as browser:
+        yield browser
+
+
+@pytest.fixture(scope="module")
+def cluster(
+    tmp_path_factory: pytest.TempPathFactory, test_image: str, docker_client: docker.DockerClient
+) -> Iterator[Cluster]:
+    with Cluster(tmp_path_factory.mktemp("cluster"), test_image, docker_client) as cluster:
+        cluster.start_web()
+        cluster.start_scheduler()
+        cluster.start_agent()
+        yield cluster
+
+
+@pytest.fixture(scope="module")
+def addresses(cluster: Cluster) -> dict[str, str]:
+    """The pages of things that exist."""
+    done = cluster.shell("echo hello; echo oops >&2; exit 3", name="ended", env={"A": "1"}, labels={})
+    waiting = cluster.shell("true", name="too-large", cpu_cores=900, priority=3)
+    cluster.wait_final(done)
+    executor = cluster.executors()[0]["executor_id"]
+    return {"job": f"/jobs/{done}/", "pending": f"/jobs/{waiting}/", "executor": f"/executors/{executor}/"}
+
+
+def assert_no_violation(page: Page) -> None:
+    page.evaluate(AXE)
+    found: list[dict[str, Any]] = page.evaluate("axe.run().then((result) => result.violations)")
+    said = [
+        f"{item['id']}: {item['help']}: {node['html'][:160]} {node['failureSummary'][:200]}"
+        for item in found
+        for node in item["nodes"]
+    ]
+    assert not said, "\n".join(said)
+
+
+@pytest.mark.parametrize("look", LOOKS)
+@pytest.mark.parametrize("name", PAGES)
+def test_axe_finds_nothing(browser: Browser, cluster: Cluster, addresses: dict[str, str], name: str, look: str) -> None:
+    with page_of(browser, cluster.url, "404", **LOOKS[look]) as page:
+        page.goto(addresses.get(name, name))
+        page.wait_for_load_state("load")
+        if name != "/no/" and page.locator("[data-socket]").count():
+            expect(page.locator("#live-status")).to_have_text("Live")
+        for details in page.locator("main details:not([open]) > summary").all():
+            if details.is_visible():
+                details.click()
+        assert_no_violation(page)
+
+
+def test_axe_finds_nothing_in_the_dialogs(browser: Browser, cluster: Cluster, addresses: dict[str, str]) -> None:
+    with page_of(browser, cluster.url) as page:
+        page.goto("/jobs/")
+        page.keyboard.press("Control+k")
+        expect(page.get_by_role("option").nth(5)).to_be_visible()
+        assert_no_violation(page)
+        page.keyboard.press("Escape")
+        page.keyboard.press("?")
+        assert_no_violation(page)
+        page.keyboard.press("Escape")
+        page.get_by_label("Select too-large").check()
+        page.locator("#bulk").get_by_role("button", name="Priority…").click()
+        expect(page.get_by_role("dialog")).to_contain_text("Change the priority of 1 job?")
+        assert_no_violation(page)
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_scripts_and_styles_of_a_page_are_light(
+    browser: Browser, cluster: Cluster, addresses: dict[str, str], name: str
+) -> None:
+    sizes: dict[str, int] = {}
+
+    def weigh(response: Response) -> None:
+        if response.request.resource_type in ("script", "stylesheet") or response.url.endswith((".css", ".js")):
+            sizes[response.url] = len(gzip.compress(response.body()))
+
+    with page_of(browser, cluster.url, "404") as page:
+        page.on("requestfinished", lambda request: weigh(request.response()))  # type: ignore[arg-type]
+        page.goto(addresses.get(name, name))
+        page.wait_for_load_state("networkidle")
+        assert sum(sizes.values()) <= MAX_KILOBYTES * 1024, sizes
+
+
+def test_motion_is_reduced_where_one_asks_for_it(browser: Browser, cluster: Cluster) -> None:
+    with page_of(browser, cluster.url, reduced_motion="reduce") as page:
+        page.goto("/jobs/")
+        moving = page.evaluate("document.getAnimations().filter((each) => each.playState === 'running').length")
+        assert moving == 0
