@@ -30,6 +30,7 @@ from agent.protocol import (
     StopAttempt,
 )
 from agent.state import Record, State
+from agent.usage import Running, sample_usage
 
 logger = logging.getLogger(__name__)
 
@@ -85,6 +86,7 @@ class Agent:
             self._ping_engine(),
             self._sample(),
             self._tell_images(),
+            sample_usage(self._running_now, self._engine, self._link),
             self._remove_leftovers(),
             self._link.receive(self._state.last_command, self._handle),
         ]
@@ -255,6 +257,10 @@ class Agent:
 
     def _held_now(self) -> list[HeldAttempt]:
         return [HeldAttempt(job_id, number) for job_id, number in self._held]
+
+    def _running_now(self) -> list[Running]:
+        held = self._held.items()
+        return [Running(*name, attempt.container_id) for name, attempt in held if attempt.container_id]
 
     async def _beat(self) -> None:
         while True:

@@ -116,6 +116,10 @@ class Engine:
     async def inspect(self, container: str) -> dict[str, Any]:
         return await self._call(lambda client: client.inspect_container(container))
 
+    async def stats(self, container_id: str) -> dict[str, Any]:
+        """The engine's counters of a container at this moment."""
+        return await self._call(lambda api: api.stats(container_id, stream=False, one_shot=True))
+
     async def kill(self, container_id: str, signal: str) -> bool:
         """False where it was not running any more."""
         try:

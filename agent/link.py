@@ -1,6 +1,7 @@
 """The agent's side of Redis: commands in, events out in their order, and patience while Redis is away."""
 
 import asyncio
+import contextlib
 import json
 import logging
 import random
@@ -14,7 +15,18 @@ from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 
 from agent.config import Config
-from agent.protocol import FIELD, Command, Event, Keys, MalformedMessage, UnknownMessage, decode, encode
+from agent.protocol import (
+    FIELD,
+    JOB_SAMPLES_KEPT,
+    JOB_SAMPLES_SECONDS,
+    Command,
+    Event,
+    Keys,
+    MalformedMessage,
+    UnknownMessage,
+    decode,
+    encode,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -153,6 +165,16 @@ class Link:
         """Say which images the node has; it expires, should the agent go."""
         body = json.dumps(images, ensure_ascii=False)
         await self.patiently(lambda: self.client.set(self.keys.images(self._executor_id), body, ex=IMAGES_KEPT_SECONDS))
+
+    async def write_job_sample(self, job_id: str, sample: dict[str, float | int]) -> None:
+        """Add a sample of a job's use; dropped while Redis is away, as it is for a chart alone."""
+        key = self.keys.job_samples(job_id)
+        pipeline = self.client.pipeline(transaction=True)
+        pipeline.xadd(key, sample, maxlen=JOB_SAMPLES_KEPT, approximate=True)  # type: ignore[arg-type]
+        pipeline.expire(key, JOB_SAMPLES_SECONDS)
+        with contextlib.suppress(RedisError, OSError, TimeoutError):
+            async with asyncio.timeout(CALL_TIMEOUT):
+                await pipeline.execute()
 
 
 def _command(seq: int, fields: dict[bytes, bytes]) -> Command | None:

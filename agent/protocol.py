@@ -295,6 +295,10 @@ class Keys:
         scheduler; the charts of the dashboard. An entry's id is its time, so that two schedulers write it once."""
         return f"{self.prefix}history"
 
+    def job_samples(self, job_id: str) -> str:
+        """Capped stream, expires JOB_SAMPLES_SECONDS after the last: what a job's containers use, from the agent."""
+        return f"{self.prefix}job_samples:{job_id}"
+
     def job_logs(self, job_id: str) -> str:
         return f"{self.prefix}job_logs:{job_id}"
 
@@ -337,6 +341,9 @@ ARCHIVE_AFTER_BYTES = 1024 * 1024
 ARCHIVE_AFTER_SECONDS = 30
 """A log is archived when this much of it is not, or its end came, or after this long. Where it grows slowly, pieces of
 the archive are joined later on."""
+
+JOB_SAMPLES_KEPT = 5000
+JOB_SAMPLES_SECONDS = 24 * 3600
 
 CONSUMER_GROUP = "scheduler"
 """The one consumer group of `events`. Its one consumer bears the same name whichever scheduler leads, so that a new

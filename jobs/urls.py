@@ -14,6 +14,7 @@ urlpatterns = [
     path("new/preview/", submit_views.preview, name="preview"),
     path("<uuid:job_id>/", views.job_detail, name="detail"),
     path("<uuid:job_id>/abort/", views.abort, name="abort"),
+    path("<uuid:job_id>/usage/", views.usage, name="usage"),
     path("<uuid:job_id>/retry/", views.retry, name="retry"),
     path("<uuid:job_id>/log/", log_views.log_lines, name="log_lines"),
     path("<uuid:job_id>/log/search/", log_views.log_search, name="log_search"),

@@ -9,18 +9,20 @@ from datetime import datetime
 from typing import Any
 
 from django.contrib import messages
-from django.http import Http404, HttpRequest, HttpResponse
-from django.shortcuts import redirect, render
+from django.http import Http404, HttpRequest, HttpResponse, JsonResponse
+from django.shortcuts import get_object_or_404, redirect, render
 from django.template.loader import render_to_string
 from django.views.decorators.http import require_GET, require_POST
 from django_htmx.middleware import HtmxDetails
 
+from executors.broker import RedisUnavailable
 from executors.hub import Fragments
 from jobs import services
 from jobs.lifecycle import LIVE
 from jobs.masking import masked
 from jobs.models import Attempt, Job
 from jobs.snapshot import why_waiting
+from jobs.usage import report, samples_of
 
 SHOWN_RETRIES = 10
 
@@ -118,3 +120,14 @@ def retry(request: HttpRequest, job_id: uuid.UUID) -> HttpResponse:
     except services.JobNotFinal as error:
         messages.info(request, str(error))
         return redirect("jobs:detail", job_id)
+
+
+@require_GET
+def usage(request: HttpRequest, job_id: uuid.UUID) -> JsonResponse:
+    """What its containers used, as `jobs.usage.report` says; without a point where Redis is away."""
+    job = get_object_or_404(Job, id=job_id)
+    try:
+        samples = samples_of(job)
+    except RedisUnavailable:
+        samples = []
+    return JsonResponse(report(job, samples))

@@ -34,7 +34,7 @@ def page_of(browser: Browser, url: str, *expected: str, **options: Any) -> Itera
 
     def heard(message: ConsoleMessage) -> None:
         if message.type in ("error", "warning"):
-            errors.append(message.text)
+            errors.append(f"{message.text} {message.location['url']}")
 
     page.on("console", heard)
     page.on("pageerror", lambda error: errors.append(str(error)))

@@ -1,0 +1,173 @@
+"""What each running container uses, as samples for the charts of its job's page.
+
+Read from the kernel's cgroup files where they are found, a few small reads a container; else the engine is asked.
+"""
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from docker.errors import APIError
+
+from agent.engine import Engine, EngineAway
+from agent.link import Link
+
+logger = logging.getLogger(__name__)
+
+TICK = 1.0
+SHORTEST = 2.0
+"""Seconds between two samples of one container at least."""
+SPREAD = 200
+"""A container's samples are this part of its age apart: those of a month are a few thousand, closest at its start."""
+
+CGROUPS = Path("/sys/fs/cgroup")
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """Counters of a container: CPU and network since its start, memory now (without the page cache that can be dropped)
+    and at its highest, in seconds and bytes; None where nobody says."""
+
+    cpu_seconds: float
+    memory_bytes: int
+    peak_memory_bytes: int
+    received_bytes: int | None = None
+    sent_bytes: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Running:
+    """A container whose use is wanted."""
+
+    job_id: str
+    attempt: int
+    container_id: str
+
+
+# --- Reading -----------------------------------------------------------------------------------------------------
+
+
+def read_cgroup(container_id: str, root: Path = CGROUPS) -> Reading | None:
+    """What the kernel counts of a container; None where its files are elsewhere, or gone."""
+    try:
+        for folder in (root / "system.slice" / f"docker-{container_id}.scope", root / "docker" / container_id):
+            if (folder / "memory.current").exists():
+                return _read_v2(folder)
+        if (root / "memory" / "docker" / container_id).exists():
+            return _read_v1(root, container_id)
+    except (OSError, ValueError, KeyError):
+        return None
+    return None
+
+
+def _read_v2(folder: Path) -> Reading:
+    memory, peak = _number(folder / "memory.current"), folder / "memory.peak"
+    used = max(0, memory - _table(folder / "memory.stat")["inactive_file"])
+    highest = _number(peak) if peak.exists() else used
+    cpu = _table(folder / "cpu.stat")["usage_usec"] / 1e6
+    return Reading(cpu, used, max(used, highest), *_network(folder / "cgroup.procs"))
+
+
+def _read_v1(root: Path, container_id: str) -> Reading:
+    folder = root / "memory" / "docker" / container_id
+    used = max(0, _number(folder / "memory.usage_in_bytes") - _table(folder / "memory.stat")["total_inactive_file"])
+    cpu = _number(root / "cpuacct" / "docker" / container_id / "cpuacct.usage") / 1e9
+    highest = max(used, _number(folder / "memory.max_usage_in_bytes"))
+    return Reading(cpu, used, highest, *_network(folder / "cgroup.procs"))
+
+
+def _network(procs: Path) -> tuple[int | None, int | None]:
+    """Bytes received and sent through all interfaces but the loopback."""
+    try:
+        pid = procs.read_text().split()[0]
+        lines = Path(f"/proc/{pid}/net/dev").read_text().splitlines()[2:]
+    except (OSError, IndexError):
+        return None, None
+    counters = [line.partition(":")[2].split() for line in lines if not line.strip().startswith("lo:")]
+    return sum(int(row[0]) for row in counters), sum(int(row[8]) for row in counters)
+
+
+def _number(path: Path) -> int:
+    return int(path.read_text())
+
+
+def _table(path: Path) -> dict[str, int]:
+    return {name: int(value) for name, value in (line.split() for line in path.read_text().splitlines())}
+
+
+def from_stats(stats: dict[str, Any]) -> Reading | None:
+    """The same from the engine's answer; None for a container that does not run."""
+    memory = stats.get("memory_stats", {})
+    if "usage" not in memory:
+        return None
+    details = memory.get("stats", {})
+    used = max(0, memory["usage"] - details.get("total_inactive_file", details.get("inactive_file", 0)))
+    networks = stats.get("networks", {}).values()
+    return Reading(
+        stats["cpu_stats"]["cpu_usage"]["total_usage"] / 1e9,
+        used,
+        max(used, memory.get("max_usage", 0)),
+        sum(item["rx_bytes"] for item in networks),
+        sum(item["tx_bytes"] for item in networks),
+    )
+
+
+# --- Sampling ----------------------------------------------------------------------------------------------------
+
+
+@dataclass(slots=True)
+class _Last:
+    """When a container was first and last looked at, and what it had used of the CPU by then."""
+
+    first: float
+    time: float
+    cpu_seconds: float
+
+
+async def sample_usage(running: Callable[[], Iterable[Running]], engine: Engine, link: Link) -> None:
+    """For ever: samples of every running container, into Redis. Whatever fails is left out; the next may succeed."""
+    last: dict[str, _Last] = {}
+    while True:
+        await asyncio.sleep(TICK)
+        now, containers = time.monotonic(), list(running())
+        ids = {container.container_id for container in containers}
+        last = {container_id: state for container_id, state in last.items() if container_id in ids}
+        for container in containers:
+            state = last.get(container.container_id)
+            if state and now - state.time < max(SHORTEST, (now - state.first) / SPREAD):
+                continue
+            reading = await _read(container.container_id, engine)
+            if reading is None:
+                continue
+            moment = time.monotonic()
+            if state:
+                cores = max(0.0, reading.cpu_seconds - state.cpu_seconds) / (moment - state.time)
+                await link.write_job_sample(container.job_id, _sample(container.attempt, cores, reading))
+            last[container.container_id] = _Last(state.first if state else moment, moment, reading.cpu_seconds)
+
+
+async def _read(container_id: str, engine: Engine) -> Reading | None:
+    reading = await asyncio.to_thread(read_cgroup, container_id)
+    if reading is None:
+        with contextlib.suppress(APIError, EngineAway, KeyError, TypeError):
+            return from_stats(await engine.stats(container_id))
+    return reading
+
+
+def _sample(attempt: int, cores: float, reading: Reading) -> dict[str, float | int]:
+    fields: dict[str, float | int | None] = {
+        "t": round(time.time(), 3),
+        "attempt": attempt,
+        "cpu_millicores": round(cores * 1000),
+        "cpu_seconds": round(reading.cpu_seconds, 3),
+        "memory_bytes": reading.memory_bytes,
+        "peak_memory_bytes": reading.peak_memory_bytes,
+        "received_bytes": reading.received_bytes,
+        "sent_bytes": reading.sent_bytes,
+    }
+    return {name: value for name, value in fields.items() if value is not None}

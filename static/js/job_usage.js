@@ -1,0 +1,138 @@
+// What a job's containers use, over its life: CPU, memory and network, with the limits drawn in. Data comes from [data-usage].
+
+const EVERY = 5000;
+const SYNC = "job-usage";
+
+const panel = document.getElementById("job-usage");
+const charts = new Map(); // element -> uPlot
+const clock = new Intl.DateTimeFormat(undefined, { hour: "2-digit", minute: "2-digit", second: "2-digit", hourCycle: "h23" });
+let newest = null;
+
+const KINDS = {
+  cpu: { lines: [["cpu", "--bar-used", true]], limit: "cpu", format: (value) => `${trim(value)} cores` },
+  memory: { lines: [["memory", "--bar-used", true]], limit: "memory", format: bytes },
+  network: { lines: [["received", "--bar-used", true], ["sent", "--starting", false]], limit: null, format: (value) => `${bytes(value)}/s` },
+};
+
+function trim(value) {
+  return String(Number(value.toFixed(value < 1 ? 3 : 2)));
+}
+
+function bytes(value) {
+  let unit = "B";
+  for (const larger of ["kB", "MB", "GB", "TB"]) {
+    if (value < 1000) break;
+    value /= 1024;
+    unit = larger;
+  }
+  return `${value < 10 ? Number(value.toFixed(1)) : Math.round(value)} ${unit}`;
+}
+
+const colour = (token) => getComputedStyle(document.documentElement).getPropertyValue(token).trim();
+
+// light-dark() is resolved by the browser only where it is used as a colour.
+function resolved(token) {
+  const probe = document.createElement("span");
+  probe.style.color = `var(${token})`;
+  panel.append(probe);
+  const value = getComputedStyle(probe).color;
+  probe.remove();
+  return value || colour(token);
+}
+
+function draw(figure, usage) {
+  const kind = KINDS[figure.dataset.chart];
+  const { columns, limits } = usage;
+  const limit = kind.limit ? limits[kind.limit] : null;
+  const data = [columns.t, ...kind.lines.map(([name]) => columns[name])];
+  if (limit !== null) data.push(columns.t.map(() => limit));
+  const known = charts.get(figure);
+  if (known) return known.setData(data);
+  const place = figure.querySelector(".usage-plot");
+  const ink = resolved("--ink-soft");
+  const grid = { stroke: resolved("--line"), width: 1 };
+  const series = kind.lines.map(([name, token, filled]) => ({
+    label: name,
+    stroke: resolved(token),
+    width: 1.5,
+    fill: filled ? resolved(token).replace(/^rgb\((.*)\)$/, "rgba($1, .15)") : undefined,
+    points: { show: false },
+  }));
+  if (limit !== null) series.push({ label: "limit", stroke: resolved("--failed"), width: 1, dash: [5, 4], points: { show: false } });
+  const told = figure.querySelector(".usage-now");
+  const options = {
+    width: place.clientWidth,
+    height: 130,
+    legend: { show: false },
+    cursor: { sync: { key: SYNC }, y: false },
+    scales: { y: { range: (_, low, high) => [0, Math.max(high, limit ?? 0, 0.001) * 1.08] } },
+    axes: [
+      { stroke: ink, grid, ticks: grid, values: (_, ticks) => ticks.map((tick) => clock.format(tick * 1000)), space: 80 },
+      { stroke: ink, grid, ticks: grid, size: 66, values: (_, ticks) => ticks.map(kind.format) },
+    ],
+    series: [{}, ...series],
+    hooks: {
+      setCursor: [
+        (plot) => {
+          const at = plot.cursor.idx;
+          const shown = at === null || at === undefined ? null : kind.lines.map(([name]) => newest.columns[name][at]);
+          told.textContent = shown?.every((value) => value !== null) ? `${clock.format(newest.columns.t[at] * 1000)}: ${shown.map(kind.format).join(", ")}` : told.dataset.peak ?? "";
+        },
+      ],
+    },
+  };
+  charts.set(figure, new uPlot(options, data, place));
+}
+
+function say(figure, usage) {
+  const peak = usage.peaks[figure.dataset.chart];
+  const told = figure.querySelector(".usage-now");
+  const kind = KINDS[figure.dataset.chart];
+  const limit = kind.limit ? ` of ${kind.format(usage.limits[kind.limit])}` : "";
+  told.dataset.peak = peak === undefined || peak === null ? "" : `at most ${kind.format(peak)}${limit}`;
+  told.textContent = told.dataset.peak;
+}
+
+function show(usage) {
+  newest = usage;
+  const some = usage.columns.t.length > 1;
+  panel.hidden = !some;
+  if (!some) return;
+  const network = panel.querySelector("[data-chart='network']");
+  network.hidden = !usage.columns.received.some((value) => value > 0) && !usage.columns.sent.some((value) => value > 0);
+  for (const figure of panel.querySelectorAll("[data-chart]:not([hidden])")) {
+    draw(figure, usage);
+    say(figure, usage);
+  }
+  document.getElementById("usage-advice").replaceChildren(
+    ...usage.advice.map((sentence) => {
+      const item = document.createElement("li");
+      item.textContent = sentence;
+      return item;
+    }),
+  );
+}
+
+async function load() {
+  const final = document.querySelector(".job-head")?.hasAttribute("data-final");
+  try {
+    const answer = await fetch(panel.dataset.usage);
+    if (answer.ok) show(await answer.json());
+  } catch {
+    // Away: asked again shortly.
+  }
+  if (!final) setTimeout(load, EVERY);
+}
+
+function anew() {
+  for (const plot of charts.values()) plot.destroy();
+  charts.clear();
+  if (newest) show(newest);
+}
+
+new MutationObserver(anew).observe(document.documentElement, { attributeFilter: ["data-theme"] });
+matchMedia("(prefers-color-scheme: dark)").addEventListener("change", anew);
+addEventListener("resize", () => {
+  for (const [figure, plot] of charts) plot.setSize({ width: figure.querySelector(".usage-plot").clientWidth, height: 130 });
+});
+load();

@@ -1,0 +1,66 @@
+"""What containers use: from the kernel's files or the engine's answer, the same numbers."""
+
+import time
+from pathlib import Path
+
+import docker
+import pytest
+
+from agent.usage import CGROUPS, Reading, from_stats, read_cgroup
+
+MB = 1024**2
+
+
+def write(folder: Path, **files: str) -> None:
+    folder.mkdir(parents=True)
+    for name, text in files.items():
+        (folder / name.replace("__", ".")).write_text(text)
+
+
+def test_cgroup_v2_is_read_without_the_cache_that_can_be_dropped(tmp_path: Path) -> None:
+    write(
+        tmp_path / "system.slice" / "docker-abc.scope",
+        memory__current="5000\n",
+        memory__peak="9000\n",
+        memory__stat="anon 3000\ninactive_file 1500\n",
+        cpu__stat="usage_usec 2500000\nuser_usec 1\n",
+        cgroup__procs="",
+    )
+    assert read_cgroup("abc", tmp_path) == Reading(2.5, 3500, 9000)
+
+
+def test_cgroup_v1_is_read_too_and_what_is_gone_is_none(tmp_path: Path) -> None:
+    write(
+        tmp_path / "memory" / "docker" / "abc",
+        memory__usage_in_bytes="5000\n",
+        memory__max_usage_in_bytes="6000\n",
+        memory__stat="cache 1\ntotal_inactive_file 1000\n",
+        cgroup__procs="",
+    )
+    write(tmp_path / "cpuacct" / "docker" / "abc", cpuacct__usage="1500000000\n")
+    assert read_cgroup("abc", tmp_path) == Reading(1.5, 4000, 6000)
+    (tmp_path / "cpuacct" / "docker" / "abc" / "cpuacct.usage").unlink()
+    assert read_cgroup("abc", tmp_path) is None
+    assert read_cgroup("other", tmp_path) is None
+
+
+def test_the_kernel_and_the_engine_say_the_same_of_a_container(
+    docker_client: docker.DockerClient, test_image: str
+) -> None:
+    script = "head -c 40000000 /dev/zero | tail & while :; do :; done"
+    container = docker_client.containers.run(test_image, ["sh", "-c", script], detach=True, mem_limit="128m")
+    try:
+        deadline = time.monotonic() + 20
+        while True:
+            by_engine = from_stats(docker_client.api.stats(container.id, stream=False, one_shot=True))
+            by_kernel = read_cgroup(str(container.id))
+            if by_engine and by_engine.cpu_seconds > 0.5 and by_engine.peak_memory_bytes > 30 * MB:
+                break
+            assert time.monotonic() < deadline
+        if by_kernel is None:
+            pytest.skip(f"THE CGROUP FILES OF CONTAINERS ARE NOT UNDER {CGROUPS}, so only the engine was asked")
+        assert by_kernel.cpu_seconds == pytest.approx(by_engine.cpu_seconds, abs=0.5)
+        assert by_kernel.peak_memory_bytes == pytest.approx(by_engine.peak_memory_bytes, abs=20 * MB)
+        assert (by_kernel.received_bytes is None) is False
+    finally:
+        container.remove(force=True)
