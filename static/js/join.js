@@ -5,7 +5,7 @@ const title = document.getElementById("join-title");
 const copy = document.getElementById("join-copy");
 const known = new Set([...list.children].map((item) => item.dataset.executor));
 
-new MutationObserver(look).observe(list, { childList: true, subtree: true });
+new MutationObserver(look).observe(list, { childList: true, subtree: true, attributeFilter: ["data-new"] }); // a new rendering takes the mark away
 
 function look() {
   const fresh = [...list.children].filter((item) => !known.has(item.dataset.executor));

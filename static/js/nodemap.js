@@ -49,8 +49,8 @@ function readNames() {
   while (tiles.length < nodes.length) tiles.push(makeTile(tiles.length));
   current = Math.min(current, Math.max(0, nodes.length - 1));
   tiles.forEach((tile, index) => {
-    set(tile, tile.link, "href", `${place.dataset.base}${encodeURIComponent(nodes[index][0])}/`);
-    tile.link.setAttribute("tabindex", index === current ? "0" : "-1");
+    set(tile.link, "href", `${place.dataset.base}${encodeURIComponent(nodes[index][0])}/`);
+    set(tile.link, "tabindex", index === current ? "0" : "-1");
   });
   svg.setAttribute("aria-label", `${nodes.length} executors; arrow keys go from one to the next`);
   layOut();
@@ -73,7 +73,7 @@ function readFigures() {
 function makeTile(index) {
   const link = svg.appendChild(make("a", { class: "node", tabindex: "-1" }));
   link.dataset.index = index;
-  const tile = { link, ground: make("rect", { class: "node-ground" }), allocated: make("rect", { class: "node-allocated" }), used: make("rect", { class: "node-used" }), mark: make("path", { class: "node-mark" }), name: make("text", { class: "node-name" }), now: new Map() };
+  const tile = { link, ground: make("rect", { class: "node-ground" }), allocated: make("rect", { class: "node-allocated" }), used: make("rect", { class: "node-used" }), mark: make("path", { class: "node-mark" }), name: make("text", { class: "node-name" }) };
   link.append(tile.ground, tile.allocated, tile.used, tile.mark, tile.name);
   return tile;
 }
@@ -111,19 +111,16 @@ function paint() {
     const [allocatedAt, usedAt] = SHARES[kind];
     const allocated = share(line[allocatedAt]), used = share(line[usedAt]);
     const inset = Math.max(2, Math.round(size.width * (size.wide ? 0.04 : 0.28)));
-    box(tile, tile.ground, x, y, size.width, size.height);
-    box(tile, tile.allocated, x, y + size.height - allocated, size.width, allocated);
-    box(tile, tile.used, x + (size.wide ? size.width - 2 * inset : inset), y + size.height - used, size.wide ? inset : size.width - 2 * inset, used);
-    set(tile, tile.mark, "d", mark(line[0], x, y));
-    set(tile, tile.link, "data-node", line[0]);
-    set(tile, tile.name, "x", x + 7);
-    set(tile, tile.name, "y", y + 18);
+    box(tile.ground, x, y, size.width, size.height);
+    box(tile.allocated, x, y + size.height - allocated, size.width, allocated);
+    box(tile.used, x + (size.wide ? size.width - 2 * inset : inset), y + size.height - used, size.wide ? inset : size.width - 2 * inset, used);
+    set(tile.mark, "d", mark(line[0], x, y));
+    set(tile.link, "data-node", line[0]);
+    set(tile.name, "x", x + 7);
+    set(tile.name, "y", y + 18);
     const label = size.wide ? fitting(nodes[index][4], (size.width - 20) / 7) : "";
-    if (tile.now.get("label") !== label) {
-      tile.now.set("label", label);
-      tile.name.textContent = label;
-    }
-    set(tile, tile.link, "aria-label", sentence(index));
+    if (tile.label !== label) tile.name.textContent = tile.label = label;
+    set(tile.link, "aria-label", sentence(index));
   });
   if (!tip.hidden && tip.dataset.index) fill(Number(tip.dataset.index));
 }
@@ -132,18 +129,18 @@ function share(text) {
   return text ? Math.round((Number(text) / 100) * size.height) : 0;
 }
 
-function box(tile, element, x, y, width, height) {
-  set(tile, element, "x", x);
-  set(tile, element, "y", y);
-  set(tile, element, "width", width);
-  set(tile, element, "height", height);
+function box(element, x, y, width, height) {
+  set(element, "x", x);
+  set(element, "y", y);
+  set(element, "width", width);
+  set(element, "height", height);
 }
 
-// Only what changed is written: a thousand tiles hold six thousand attributes.
-function set(tile, element, name, value) {
-  const key = `${element.tagName}${element.getAttribute("class")}${name}`;
-  if (tile.now.get(key) === value) return;
-  tile.now.set(key, value);
+// Only what changed is written: a thousand tiles hold ten thousand attributes.
+function set(element, name, value) {
+  const now = (element.now ??= {});
+  if (now[name] === value) return;
+  now[name] = value;
   element.setAttribute(name, value);
 }
 
@@ -214,9 +211,9 @@ function walk(event) {
   event.preventDefault();
   const wanted = current + steps[event.key];
   if (wanted < 0 || wanted >= nodes.length) return;
-  tiles[current].link.setAttribute("tabindex", "-1");
+  set(tiles[current].link, "tabindex", "-1");
   current = wanted;
-  tiles[current].link.setAttribute("tabindex", "0");
+  set(tiles[current].link, "tabindex", "0");
   tiles[current].link.focus();
 }
 
