@@ -24,6 +24,8 @@ logger = logging.getLogger(__name__)
 
 LOGIN_REQUIRED = 4401
 NOT_FOUND = 4404
+NONSENSE = 4400
+FAILED = 4500
 
 
 class LivePage(AsyncWebsocketConsumer):
@@ -60,7 +62,7 @@ class LivePage(AsyncWebsocketConsumer):
         except ValueError:
             message = None
         if not isinstance(message, dict):
-            await self.close(1003)
+            await self.close(NONSENSE)
         elif "ping" in message:
             await self.send_json({"pong": message["ping"]})
         else:
@@ -112,7 +114,7 @@ class LivePage(AsyncWebsocketConsumer):
                 await self.serve()
         except Exception:
             logger.exception("The socket of %s failed", views[0].key)
-            await self.close(1011)
+            await self.close(FAILED)
 
     async def _send_pages(self) -> None:
         told = None

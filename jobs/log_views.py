@@ -24,8 +24,9 @@ from jobs.logs import LogPage, read_log, read_log_async
 from jobs.models import Job
 
 LINES_AT_ONCE = 1000
-CHARACTERS_AT_ONCE = 1_000_000
-"""A page ends before the line that would go over it: lines may be 64 KiB long."""
+BYTES_AT_ONCE = 900_000
+"""As JSON: a page ends before the line that would go over it. Lines may be 64 KiB long, and a WebSocket message that
+daphne sends may have 1 MiB at most."""
 DOWNLOAD_LINES = 5000
 GZIP_FORMAT = 16 + zlib.MAX_WBITS
 
@@ -102,11 +103,13 @@ def as_json(page: LogPage) -> str:
 
 
 def shortened(page: LogPage) -> LogPage:
-    """The page up to CHARACTERS_AT_ONCE, but at least one line of it."""
+    """The page up to BYTES_AT_ONCE, but at least one line of it."""
+    if 6 * sum(map(len, page.lines)) < BYTES_AT_ONCE:  # no character takes more bytes
+        return page
     size = 0
     for count, line in enumerate(page.lines):
-        size += len(line)
-        if size > CHARACTERS_AT_ONCE and count:
+        size += len(_dumps(line).encode(errors="replace")) + 1
+        if size > BYTES_AT_ONCE and count:
             return dataclasses.replace(page, lines=page.lines[:count], cut=0)
     return page
 
@@ -147,5 +150,5 @@ def _number(parameters: QueryDict, name: str, default: int) -> int:
     return int(text)
 
 
-def _dumps(body: dict[str, Any]) -> str:
+def _dumps(body: Any) -> str:
     return json.dumps(body, ensure_ascii=False, separators=(",", ":"))

@@ -300,15 +300,17 @@ async def test_a_wish_that_makes_no_sense_changes_nothing(redis_client: redis.Re
         assert texts(await browser.receive("log")) == ["0"]
 
 
-async def test_very_long_lines_come_in_pages_that_are_not_too_large(redis_client: redis.Redis) -> None:
+@pytest.mark.parametrize("text", ["x" * 60_000, "\x1b[1m" * 15_000, "\u0001" * 60_000, "é" * 30_000, "😀" * 15_000])
+async def test_no_message_is_larger_than_a_socket_takes(redis_client: redis.Redis, text: str) -> None:
     job = await in_thread(make_job)
-    print_lines(redis_client, job.id, *("x" * 60_000 for _ in range(40)))
+    print_lines(redis_client, job.id, *(text for _ in range(40)))
     async with opened(f"/ws/jobs/{job.id}?log_offset=0") as browser:
         next_line = 0
         while next_line < 40:
             page = await browser.receive("log")
             assert page["first"] == next_line
-            assert 0 < len(page["lines"]) < 20
+            assert page["lines"]
+            assert len(json.dumps(page, ensure_ascii=False).encode()) < 2**20
             next_line += len(page["lines"])
 
 
