@@ -74,8 +74,9 @@ class StartAttempt:
 class StopAttempt:
     """Stop an attempt: SIGTERM, then SIGKILL after `grace_seconds`.
 
-    `why` is `abort` (a person asked), `timeout` (the scheduler's own clock) or `superseded` (the database no longer
-    counts this attempt). An attempt that was accepted and has no container yet is dropped and reported as stopped.
+    `why` is `abort` (a person asked), `timeout` (the scheduler's own clock), `start_timeout` (the same, before it ran)
+    or `superseded` (the database no longer counts this attempt). An attempt that was accepted and has no container yet
+    is dropped and reported as stopped.
     """
 
     kind: ClassVar[str] = "stop"

@@ -80,6 +80,7 @@ class EndReason(StrEnum):
     # the platform's failures
     EXECUTOR_LOST = "executor_lost"
     START_REFUSED = "start_refused"
+    START_TIMEOUT = "start_timeout"
     IMAGE_PULL_FAILED = "image_pull_failed"
     ENGINE_ERROR = "engine_error"
     CONTAINER_GONE = "container_gone"
@@ -97,6 +98,7 @@ PLATFORM = frozenset(
     {
         EndReason.EXECUTOR_LOST,
         EndReason.START_REFUSED,
+        EndReason.START_TIMEOUT,
         EndReason.IMAGE_PULL_FAILED,
         EndReason.ENGINE_ERROR,
         EndReason.CONTAINER_GONE,
@@ -193,6 +195,7 @@ _SENTENCES = {
     EndReason.INVALID_SETTINGS: "Docker refused the container's settings.",
     EndReason.EXECUTOR_LOST: "The executor stopped sending heartbeats.",
     EndReason.START_REFUSED: "The executor refused the start: it had no room.",
+    EndReason.START_TIMEOUT: "The executor did not start the container in time.",
     EndReason.IMAGE_PULL_FAILED: "The image could not be pulled.",
     EndReason.ENGINE_ERROR: "The Docker engine on the executor failed.",
     EndReason.CONTAINER_GONE: "The container was stopped or removed on the executor by somebody else.",

@@ -111,6 +111,7 @@ class Attempt(models.Model):
     oom_killed = models.BooleanField(default=False)
     container_id = models.CharField(max_length=64, blank=True)
     placed_at = models.DateTimeField()
+    running_since = models.DateTimeField(null=True, blank=True, help_text="Heard of, by the scheduler's clock.")
     started_at = models.DateTimeField(null=True, blank=True, help_text="By the engine.")
     finished_at = models.DateTimeField(null=True, blank=True, help_text="By the engine where a container ran.")
 

@@ -43,8 +43,8 @@ PLACEMENTS_PER_PASS = 500
 """Bounds the transaction, which on SQLite keeps every other writer waiting; the next pass follows at once."""
 
 TIMEOUT_MARGIN = timedelta(minutes=5)
-"""Time-outs are the agent's business. The scheduler steps in this much later, since the start it knows is by the
-node's clock, and the clocks of nodes may differ by minutes."""
+"""Time-outs are the agent's business. The scheduler steps in this much later, by its own clock alone: the clocks of
+nodes may differ by minutes. An attempt that it told to stop and that never ran is given up after this time again."""
 
 STOP_AGAIN_SECONDS = 20
 """How long after the grace period a container that is still held is told to stop again."""
@@ -206,19 +206,21 @@ class Scheduler:
         """Close the attempts on lost executors, stop those that overran or that a person wants ended; returns those
         that still hold resources."""
         lost_ids = {executor.id for executor in lost} | {None}
-        closing = [attempt.id for attempt in live if attempt.executor_id in lost_ids]
-        running = [attempt for attempt in live if attempt.executor_id not in lost_ids and attempt.stop_command is None]
-        aborting = {attempt.id for attempt in running if attempt.abort_requested_at is not None}
-        overdue = {attempt.id for attempt in running if _is_overdue(attempt, ledger.now)} - aborting
-        if closing:
-            for attempt in ledger.load(Q(id__in=closing)):
+        closing = {attempt.id for attempt in live if attempt.executor_id in lost_ids}
+        given_up = {attempt.id for attempt in live if _starts_for(attempt, ledger.now, TIMEOUT_MARGIN)} - closing
+        closed = closing | given_up
+        stopping = {
+            attempt.id: why for attempt in live if attempt.id not in closed and (why := _to_stop(attempt, ledger.now))
+        }
+        if closed:
+            for attempt in ledger.load(Q(id__in=closed)):
                 forgotten = "" if attempt.executor_id else f"The executor {attempt.executor_name} was forgotten."
-                ledger.close(attempt, EndReason.EXECUTOR_LOST, forgotten)
-        if aborting or overdue:
-            for attempt in ledger.load(Q(id__in=aborting | overdue)):
-                ledger.request_stop(attempt, "abort" if attempt.id in aborting else "timeout")
+                lost_or_stuck = EndReason.EXECUTOR_LOST if attempt.id in closing else EndReason.START_TIMEOUT
+                ledger.close(attempt, lost_or_stuck, forgotten)
+        if stopping:
+            for attempt in ledger.load(Q(id__in=stopping)):
+                ledger.request_stop(attempt, stopping[attempt.id])
         ledger.write()
-        closed = set(closing)
         return [attempt for attempt in live if attempt.id not in closed]
 
     # --- Place -----------------------------------------------------------------------------------------------
@@ -251,11 +253,28 @@ def _reach(moment: str, batch: Sequence[Event], placed: Sequence[Attempt] = ()) 
         crashpoints.reach(f"{kind}-{moment}")
 
 
+def _to_stop(attempt: LiveAttempt, now: datetime) -> str:
+    """Why to stop the attempt, as StopAttempt has it; '' where it may go on or was told already."""
+    if attempt.stop_command is not None:
+        return ""
+    if attempt.abort_requested_at is not None:
+        return "abort"
+    if _starts_for(attempt, now):
+        return "start_timeout"
+    return "timeout" if _is_overdue(attempt, now) else ""
+
+
+def _starts_for(attempt: LiveAttempt, now: datetime, longer: timedelta = timedelta(0)) -> bool:
+    """Whether it has been STARTING for longer than it may, or that much longer."""
+    most = timedelta(seconds=settings.STARTING_TIMEOUT_SECONDS) + longer
+    return attempt.state == State.STARTING and now > attempt.placed_at + most
+
+
 def _is_overdue(attempt: LiveAttempt, now: datetime) -> bool:
-    if attempt.started_at is None:
+    if attempt.running_since is None:
         return False
-    started = max(attempt.started_at, attempt.placed_at)
-    return now > started + timedelta(seconds=attempt.timeout_seconds + settings.ABORT_GRACE_SECONDS) + TIMEOUT_MARGIN
+    most = timedelta(seconds=attempt.timeout_seconds + settings.ABORT_GRACE_SECONDS) + TIMEOUT_MARGIN
+    return now > attempt.running_since + most
 
 
 def _due_later(now: datetime) -> list[datetime]:

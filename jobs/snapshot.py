@@ -27,15 +27,16 @@ class LiveAttempt(NamedTuple):
     cpu_millicores: int
     memory_bytes: int
     timeout_seconds: int
+    state: str
     placed_at: datetime
-    started_at: datetime | None
+    running_since: datetime | None
     stop_command: int | None
     abort_requested_at: datetime | None
 
     @property
     def ends_by(self) -> datetime | None:
         """When its time-out ends it; None where it has not started."""
-        return self.started_at + timedelta(seconds=self.timeout_seconds) if self.started_at else None
+        return self.running_since + timedelta(seconds=self.timeout_seconds) if self.running_since else None
 
 
 @dataclass(slots=True)
@@ -64,8 +65,9 @@ def load_live() -> list[LiveAttempt]:
         "job__cpu_millicores",
         "job__memory_bytes",
         "job__timeout_seconds",
+        "state",
         "placed_at",
-        "started_at",
+        "running_since",
         "stop_command",
         "job__abort_requested_at",
     )

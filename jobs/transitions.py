@@ -44,11 +44,15 @@ _ATTEMPT_FIELDS = [
     "exit_code",
     "oom_killed",
     "container_id",
+    "running_since",
     "started_at",
     "finished_at",
     "stop_command",
     "stop_why",
 ]
+
+_STOPPED_FOR = {"timeout": EndReason.TIMEOUT, "start_timeout": EndReason.START_TIMEOUT}
+"""What it means that an agent stopped an attempt, by why it was told to, where that is not a person's wish."""
 
 
 def request_abort(job: Job, now: datetime) -> None:
@@ -170,6 +174,7 @@ class Ledger:
         if attempt.job.started_at is None:
             self.outcome.waits.append(max(0.0, (self.now - attempt.job.submitted_at).total_seconds()))
         attempt.state = attempt.job.state = lifecycle.next_state(State(attempt.job.state), Trigger.RUN).value
+        attempt.running_since = self.now
         attempt.started_at = attempt.job.started_at = engine_time(event.started_at) or self.now
         attempt.container_id, attempt.progress = clean(event.container_id, 64), ""
         self.outcome.lines.append(f"job {attempt.job_id} RUNNING on {attempt.executor_name}")
@@ -177,17 +182,22 @@ class Ledger:
 
     def finish(self, attempt: Attempt, event: AttemptFinished) -> None:
         """The attempt ended as its agent says; the job ends or is queued again."""
-        reason = end_reason(event)
-        if reason is EndReason.STOPPED and attempt.stop_why == "timeout":
-            reason = EndReason.TIMEOUT
+        reason, message = end_reason(event), clean(event.message, 4000)
+        if reason is EndReason.STOPPED and attempt.stop_why in _STOPPED_FOR:
+            reason, message = _STOPPED_FOR[attempt.stop_why], ""
         attempt.started_at = engine_time(event.started_at) or attempt.started_at
         attempt.container_id = clean(event.container_id, 64) or attempt.container_id
         attempt.oom_killed = event.oom_killed
-        self._end(attempt, reason, event.exit_code, clean(event.message, 4000), engine_time(event.finished_at))
+        self._end(attempt, reason, event.exit_code, message, engine_time(event.finished_at))
 
     def close(self, attempt: Attempt, reason: EndReason, message: str = "") -> None:
-        """The attempt ended without its agent saying so."""
-        self._end(attempt, reason, None, message, None)
+        """The attempt ended without its agent saying so.
+
+        How long it ran is counted by one clock, the scheduler's: the node's, by which it started, may be another.
+        """
+        ran = self.now - attempt.running_since if attempt.running_since else None
+        finished_at = attempt.started_at + ran if attempt.started_at and ran else None
+        self._end(attempt, reason, None, message, finished_at)
 
     def _end(
         self, attempt: Attempt, reason: EndReason, exit_code: int | None, message: str, finished_at: datetime | None

@@ -47,14 +47,22 @@ class Step:
 
 
 def timeline(job: Job, attempt: Attempt | None) -> list[Step]:
-    """Submitted, placed, running, ended: what has happened to the job's current attempt and what is still ahead."""
+    """Submitted, placed, running, ended: what has happened to the job's current attempt and what is still ahead.
+
+    The times between are each by one clock: the start and end that the node tells may be minutes off from ours.
+    """
     placed = attempt.placed_at if attempt and (attempt.finished_at is None or job.is_final) else None
     started = job.started_at if placed else None
+    running = (attempt.running_since if attempt else None) or started if placed else None
     marks = [
         ("Submitted", job.submitted_at, None),
         ("Placed", placed, job.submitted_at),
-        ("Running", started, placed),
-        (job.state.capitalize() if job.is_final else "Ended", job.finished_at, started or placed or job.submitted_at),
+        ("Running", running, placed),
+        (
+            job.state.capitalize() if job.is_final else "Ended",
+            job.finished_at,
+            (started if job.is_final else running) or placed or job.submitted_at,
+        ),
     ]
     if job.is_final:
         return [Step(label, at, since, "done") for label, at, since in marks if at]

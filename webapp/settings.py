@@ -108,6 +108,8 @@ REDIS_KEY_PREFIX = os.environ.get("REDIS_KEY_PREFIX", "")
 
 MISSED_HEARTBEATS_TO_LOSE = 3
 LEASE_SECONDS = env_seconds("LEASE_SECONDS", 15)
+STARTING_TIMEOUT_SECONDS = env_seconds("STARTING_TIMEOUT_SECONDS", 3600)
+"""How long a job may be STARTING, pulling its image included, before it is taken from its executor."""
 ABORT_GRACE_SECONDS = int(env_seconds("ABORT_GRACE_SECONDS", 10))
 PLACEMENT_STRATEGY = env_choice("PLACEMENT_STRATEGY", "first-fit", "best-fit", "spread")
 """`jobs/scheduling/placement.py` says what each does."""

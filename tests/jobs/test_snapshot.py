@@ -53,7 +53,7 @@ def test_a_job_waits_for_the_scheduler_when_none_runs() -> None:
 def test_a_job_is_told_what_is_in_its_way() -> None:
     leadership.acquire("a")
     place(submit(cpu_millicores=3000, timeout_seconds=60), [])
-    Attempt.objects.update(state="RUNNING", started_at=timezone.now())
+    Attempt.objects.update(state="RUNNING", running_since=timezone.now())
     text = why_waiting(submit(cpu_millicores=2000))
     assert text.startswith("It needs 2 cores; 1 executor has that, but it is busy; the first is free at the latest at ")
 
