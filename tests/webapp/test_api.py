@@ -185,6 +185,8 @@ def test_the_schema_describes_every_address(client: Client) -> None:
         "/api/v1/jobs",
         "/api/v1/jobs/{job_id}",
         "/api/v1/jobs/{job_id}/abort",
+        "/api/v1/jobs/{job_id}/retry",
+        "/api/v1/jobs/bulk",
         "/api/v1/jobs/{job_id}/logs",
         "/api/v1/schedule",
         "/api/v1/executors",
