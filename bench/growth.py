@@ -48,8 +48,8 @@ def costs(executor_count: int, job_count: int, rounds: int) -> tuple[float, floa
         live = [job_id for job_id, _, _ in state.attempts()]
         ending = random.Random(number).sample(live, min(100, len(live)))
         after += [_seconds(_end_and_place, state, job_id) for job_id in ending]
-        asked = (jobs[0].requirements, state.executors(), {}, NOW)
-        explained += [_seconds(explain.why_waiting, *asked) for _ in range(5)]
+        executors = state.executors()
+        explained += [_seconds(explain.why_waiting, jobs[0].requirements, executors, {}, NOW) for _ in range(5)]
     return statistics.median(passes), statistics.median(after), statistics.median(explained)
 
 
@@ -66,7 +66,7 @@ def _seconds(what: Callable[..., object], *arguments: object) -> float:
 
 def exponent(sizes: Sequence[int], seconds: Sequence[float]) -> float:
     """The slope of the line through the logarithms, over the upper half of the sizes."""
-    half = len(sizes) // 2
+    half = min(len(sizes) // 2, len(sizes) - 2)
     slope, _ = statistics.linear_regression(
         [math.log(size) for size in sizes[half:]], [math.log(cost) for cost in seconds[half:]]
     )

@@ -29,11 +29,10 @@ def mask_and_argmax(views: Sequence[ExecutorView], jobs: Sequence[PendingJob]) -
     cpu = np.array([view.capacity.cpu_millicores for view in views])
     memory = np.array([view.capacity.memory_bytes for view in views])
     free_gpus = [list(view.capacity.gpus) for view in views]
-    needs = {job.shape: job.requirements for job in jobs}.values()
+    asked = {job.requirements.gpu_type: job.requirements for job in jobs if job.requirements.gpu_count}
     gpus = {
-        need.gpu_type: np.array([len(suitable_gpus(need, view.capacity)) for view in views])
-        for need in needs
-        if need.gpu_count
+        gpu_type: np.array([len(suitable_gpus(need, view.capacity)) for view in views])
+        for gpu_type, need in asked.items()
     }
     zones = {zone: np.array([view.labels.get("zone") == zone for view in views]) for zone in mixes.ZONES}
     placements = []

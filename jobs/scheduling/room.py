@@ -3,6 +3,7 @@
 CPU in millicores, memory in bytes.
 """
 
+import functools
 import hashlib
 import json
 from collections.abc import Mapping
@@ -89,8 +90,14 @@ def has_labels(requirements: Requirements, labels: Mapping[str, str]) -> bool:
 
 def suitable_gpus(requirements: Requirements, room: Room) -> list[int]:
     """The indices of all GPUs in the room of the type asked for, in order."""
-    wanted = requirements.gpu_type.lower()
-    return [gpu.index for gpu in room.gpus if wanted in ("", ANY_GPU) or wanted in gpu.model.lower()]
+    gpu_type = requirements.gpu_type
+    return [gpu.index for gpu in room.gpus if is_of_type(gpu_type, gpu.model)]
+
+
+@functools.lru_cache(maxsize=4096)
+def is_of_type(gpu_type: str, model: str) -> bool:
+    """Whether a device of this model will do: `gpu_type` is '' or 'any', or part of the model's name in any case."""
+    return gpu_type.lower() in ("", ANY_GPU) or gpu_type.lower() in model.lower()
 
 
 def take(requirements: Requirements, executor: ExecutorView) -> list[int]:

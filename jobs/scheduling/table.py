@@ -11,12 +11,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from jobs.scheduling.room import ExecutorView, GpuDevice, Requirements, Room, has_labels, suitable_gpus
+from jobs.scheduling.room import ExecutorView, GpuDevice, Requirements, Room, has_labels, is_of_type, suitable_gpus
 
 Integers = NDArray[np.int64]
 Flags = NDArray[np.bool_]
 
-TRIED_SINGLY = 4
+TRIED_SINGLY = 16
 """Executors tried one by one first: where a search begins at a good place, one of them often has room."""
 
 STEP = 256
@@ -68,7 +68,9 @@ class Table:
         free = self.free_gpus[position]
         indices = suitable_gpus(requirements, Room(0, 0, free))[: requirements.gpu_count]
         self.free_gpus[position] = [gpu for gpu in free if gpu.index not in indices]
-        self._count_gpus(position)
+        taken = [gpu.model for gpu in free if gpu.index in indices]
+        for gpu_type, column in self._gpu_columns.items():
+            column[position] -= sum(is_of_type(gpu_type, model) for model in taken)
         return indices
 
     def set_free(self, position: int, room: Room) -> None:

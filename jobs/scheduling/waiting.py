@@ -4,7 +4,9 @@ A job's `order` is one integer that sorts as the queue does: higher priority fir
 are time-ordered). Its upper 64 bits, the priority and the milliseconds of the id, are its `rank`, which a column holds.
 """
 
+from bisect import bisect_left
 from heapq import heapify, heappop, heappush
+from operator import itemgetter
 
 import numpy as np
 from numpy.typing import NDArray
@@ -95,19 +97,25 @@ class Untried:
 
     def __init__(self) -> None:
         self.sorted: list[Entry] = []
-        self.at = 0  # the first of `sorted` that was not taken
+        self._at = 0  # the first of `sorted` that was not taken
         self.heap: list[Entry] = []
 
     def add(self, job: Tracked) -> None:
         heappush(self.heap, entry_of(job))
 
+    def take_before(self, bound: int, at_most: int) -> list[Entry]:
+        """The next of the sorted ones, those before `bound`."""
+        begin = self._at
+        self._at = min(bisect_left(self.sorted, bound, begin, key=itemgetter(0)), begin + at_most)
+        return self.sorted[begin : self._at]
+
     def merge(self) -> None:
         """Keep the heap small."""
         if len(self.heap) > self.MERGE:
-            self.sorted = sorted(self.sorted[self.at :] + self.heap)
-            self.at, self.heap = 0, []
-        elif self.at == len(self.sorted):
-            self.sorted, self.at = [], 0
+            self.sorted = sorted(self.sorted[self._at :] + self.heap)
+            self._at, self.heap = 0, []
+        elif self._at == len(self.sorted):
+            self.sorted, self._at = [], 0
 
 
 class Blocked:
