@@ -13,6 +13,8 @@ BENCHMARKS: dict[str, list[str]] = {
     "growth": ["--executors", "100", "--jobs", "8000", "--rounds", "1"],
     "overhead": ["--jobs", "5"],
     "logs": ["--lines", "20000", "--rounds", "1"],
+    "web": ["--executors", "50", "--jobs", "5000", "--requests", "5"],
+    "sockets": ["--dashboards", "1", "20", "--readers", "10", "--seconds", "5"],
 }
 """The modules of `bench/`, and the arguments of a short run of each."""
 
