@@ -55,7 +55,9 @@ class JobSummary(Schema):
 
 
 class JobAccepted(JobSummary):
-    warning: str | None = Field(description="Set where no registered executor could ever fit the job.")
+    warning: str | None = Field(
+        description="Set where no registered executor could ever fit the job, or the scheduler hears of it only later."
+    )
 
 
 class JobList(Schema):
