@@ -3,6 +3,7 @@
 import functools
 import json
 import logging
+import time
 from collections.abc import Iterable
 
 import redis
@@ -37,6 +38,32 @@ def _client(url: str) -> redis.Redis:
         health_check_interval=30,
         # Once more over a new connection where the old one was cut; one that hangs is not waited for twice.
         retry=Retry(NoBackoff(), 1, supported_errors=(redis.ConnectionError,)),
+    )
+
+
+AWAY_CHECKED_SECONDS = 1.0
+_checked: tuple[str, float, bool] = ("", 0.0, False)
+"""The last look of `is_away`: at which Redis, when by the monotonic clock, and whether it was away."""
+
+
+def is_away() -> bool:
+    """Whether Redis does not answer a quick question; asked once a second at most, whoever wants to know."""
+    global _checked
+    url, now = settings.REDIS_URL, time.monotonic()
+    if _checked[0] != url or now - _checked[1] >= AWAY_CHECKED_SECONDS:
+        away = False
+        try:
+            _quick_client(url).ping()
+        except RedisUnavailable:
+            away = True
+        _checked = url, time.monotonic(), away
+    return _checked[2]
+
+
+@functools.cache
+def _quick_client(url: str) -> redis.Redis:
+    return redis.Redis.from_url(
+        url, socket_connect_timeout=0.5, socket_timeout=0.5, retry=Retry(NoBackoff(), 1, (redis.ConnectionError,))
     )
 
 

@@ -64,7 +64,11 @@ def submit_job(request: HttpRequest, response: HttpResponse, submission: JobSubm
     """
     job = services.submit(submission, request.user)
     response["Location"] = f"/api/v1/jobs/{job.id}"
-    return {**summary(job), "warning": never_fits(job) or None}
+    return {**summary(job), "warning": _warning(job)}
+
+
+def _warning(job: Job) -> str | None:
+    return never_fits(job) or (services.NOT_TOLD if broker.is_away() else None)
 
 
 @router.get("/jobs", response=JobList, summary="List jobs, newest first")
@@ -143,7 +147,7 @@ def retry_job(request: HttpRequest, response: HttpResponse, job_id: str) -> dict
     has not ended."""
     job = services.retry(known_id(job_id))
     response["Location"] = f"/api/v1/jobs/{job.id}"
-    return {**summary(job), "warning": never_fits(job) or None}
+    return {**summary(job), "warning": _warning(job)}
 
 
 @router.patch("/jobs/{job_id}", response=JobSummary, summary="Change a job's priority")

@@ -27,6 +27,8 @@ _ASKED = [
 ]  # fmt: skip
 """What a job was asked for, which a retry asks for again; its owner's, whoever retries it, as its secrets are."""
 
+NOT_TOLD = "Redis is away: the job is accepted and waits; the scheduler takes it up when Redis is back."
+
 
 class JobNotFound(LookupError):
     """No job has this id."""

@@ -4,10 +4,12 @@ fits now, and the same job for curl and Python."""
 from dataclasses import dataclass
 from typing import Any
 
+from django.contrib import messages
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.shortcuts import redirect, render
 from django.views.decorators.http import require_http_methods, require_POST
 
+from executors import broker
 from executors.models import Executor
 from jobs import services, snapshot
 from jobs.docker_run import NotDockerRun, parse_docker_run
@@ -37,7 +39,10 @@ def new(request: HttpRequest) -> HttpResponse:
         return _pasted(request)
     form = _form(request, request.POST if request.method == "POST" else None)
     if form.is_valid():
-        return redirect(services.submit(form.submission, request.user))
+        job = services.submit(form.submission, request.user)
+        if broker.is_away():
+            messages.warning(request, services.NOT_TOLD)
+        return redirect(job)
     return _page(request, form, status=422 if form.is_bound else 200)
 
 

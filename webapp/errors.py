@@ -5,9 +5,13 @@
 `code` is for programs and never changes; `message` and the sentences of `fields` are for people.
 """
 
+import logging
+import sys
 from collections.abc import Callable, Mapping
 
+from django.db import InterfaceError, OperationalError
 from django.http import HttpRequest, HttpResponse, JsonResponse
+from django.shortcuts import render
 
 API_PREFIX = "/api/"
 SEED_PATHS = ("/jobs", "/executors", "/stats", "/schedule", "/health")
@@ -21,7 +25,29 @@ MESSAGES = {
     405: ("method_not_allowed", "This address does not take this method."),
     413: ("too_large", "A request may be 1 MB at most."),
     500: ("internal_error", "Something went wrong on the server; its log says what."),
+    503: ("database_unavailable", "The database does not answer; try again shortly. /health says more."),
 }
+
+
+def server_error(request: HttpRequest) -> HttpResponse:
+    """The page for what crashed: 503 where the database was away. Neither needs the database."""
+    away = isinstance(sys.exc_info()[1], OperationalError | InterfaceError)
+    status = 503 if away else 500
+    response = render(None, f"{status}.html", status=status)  # without the request: no user is looked up
+    if away:
+        response["Retry-After"] = "5"
+    return response
+
+
+class AwayInOneLine(logging.Filter):
+    """A request that failed because the database was away needs no traceback."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        error = record.exc_info[1] if record.exc_info else None
+        if record.name == "django.request" and isinstance(error, OperationalError | InterfaceError):
+            record.msg, record.args = f"{record.getMessage()}: the database: {str(error).strip().splitlines()[0]}", ()
+            record.exc_info = record.exc_text = None
+        return True
 
 
 class ApiErrorsMiddleware:

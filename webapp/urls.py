@@ -41,6 +41,8 @@ def seed_alias(pattern: URLPattern, page: str | None) -> URLPattern:
     return path(str(pattern.pattern), alias)
 
 
+handler500 = "webapp.errors.server_error"
+
 urlpatterns = [
     path("", views.dashboard, name="dashboard"),
     path("history", views.cluster_history, name="history"),

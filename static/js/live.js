@@ -147,6 +147,7 @@ function status(live) {
   const mark = document.getElementById("live-status");
   mark.hidden = live === null;
   if (live === null) return;
+  document.querySelectorAll("[data-redis-away]").forEach((element) => (element.hidden = live));
   mark.dataset.live = live ? "yes" : "no";
   mark.textContent = live ? "Live" : "Delayed: Redis is away";
 }
