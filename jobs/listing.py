@@ -29,7 +29,7 @@ from jobs.lifecycle import FINAL, State
 from jobs.models import Job
 
 PAGE_SIZE = 50
-WINDOW = 10_000
+WINDOW = 5_000
 """Jobs looked through for one page at most, where no index answers."""
 COUNT_LIMIT = 10_000
 """Matches counted at most."""
