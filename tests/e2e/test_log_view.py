@@ -12,6 +12,7 @@ from playwright.sync_api import Browser, Locator, Page, expect
 
 from tests.cluster import Cluster, wait_for
 from tests.e2e.browser import chromium, page_of
+from tests.e2e.test_accessibility import LOOKS, assert_no_violation
 from tests.jobs.test_log_search import SCREENS
 
 pytestmark = [pytest.mark.docker, pytest.mark.browser]
@@ -570,11 +571,12 @@ def test_a_range_is_chosen_by_its_numbers_linked_to_and_copied(page: Page, clust
     row(page, last).locator("a").click(modifiers=["Shift"])
     assert page.url.endswith(f"#L10-L{last + 1}")
     expect(page.locator("#log-selection")).to_contain_text(f"Lines 10–{last + 1:,}")
-    page.get_by_role("button", name="Copy", exact=True).click()
+    chosen = page.get_by_role("group", name="Selected lines")
+    chosen.get_by_role("button", name="Copy", exact=True).click()
     expect(page.locator("#log-selection")).to_contain_text("copied")
     copied = page.evaluate("navigator.clipboard.readText()")
     assert copied.splitlines() == [f"line {number}" for number in range(9, last + 1)]
-    page.get_by_role("button", name="Copy link").click()
+    chosen.get_by_role("button", name="Copy link").click()
     expect(page.locator("#log-selection")).to_contain_text("Link copied")
     link = page.evaluate("navigator.clipboard.readText()")
     page.goto("about:blank")
@@ -681,6 +683,21 @@ def contrast(page: Page, selector: str) -> float:
         selector,
     )
     return ratio
+
+
+@pytest.mark.parametrize("look", LOOKS)
+def test_axe_finds_nothing_in_a_log_that_is_searched_and_selected(
+    browser: Browser, cluster: Cluster, job: str, look: str
+) -> None:
+    print_lines(cluster, job, ["!oops", "\x1b[32mgreen\x1b[0m \x1b[41;97m white on red \x1b[0m", *map(str, range(200))])
+    with page_of(browser, cluster.url, "404", bypass_csp=True, **LOOKS[look]) as page:
+        open_log(page, job, "#L2-L5")
+        page.locator("#log-times").select_option("utc")
+        search_for(page, "e", "of")
+        assert_no_violation(page)
+        page.locator("#log-only").click()
+        keys(page, "w")
+        assert_no_violation(page)
 
 
 def test_nothing_moves_while_the_log_loads(page: Page, cluster: Cluster, job: str) -> None:
