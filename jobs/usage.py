@@ -98,12 +98,14 @@ def advice(job: Job, samples: Sequence[Sample]) -> list[str]:
     most = max(item.cpu_millicores for item in samples)
     busy = sum(item.cpu_millicores > 0.93 * job.cpu_millicores for item in samples) / len(samples)
     if most < 0.5 * job.cpu_millicores and job.cpu_millicores > 250:
-        said.append(f"Asked for {cores(job.cpu_millicores)} cores, used {cores(most)} at most.")
+        said.append(f"Asked for {_cores(job)}, used {cores(most)} at most.")
     elif busy > 0.5:
-        said.append(
-            f"Its {cores(job.cpu_millicores)} cores were busy {100 * busy:.0f} % of the time: more would be faster."
-        )
+        said.append(f"Held back by its {_cores(job)} for {100 * busy:.0f} % of the time: with more it would be faster.")
     return said
+
+
+def _cores(job: Job) -> str:
+    return f"{cores(job.cpu_millicores)} core{'' if job.cpu_millicores == 1000 else 's'}"
 
 
 def _rounded_up(size: float) -> int:

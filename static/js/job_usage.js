@@ -9,7 +9,7 @@ const clock = new Intl.DateTimeFormat(undefined, { hour: "2-digit", minute: "2-d
 let newest = null;
 
 const KINDS = {
-  cpu: { lines: [["cpu", "--bar-used", true]], limit: "cpu", format: (value) => `${trim(value)} cores` },
+  cpu: { lines: [["cpu", "--bar-used", true]], limit: "cpu", format: (value) => `${trim(value)} core${value === 1 ? "" : "s"}` },
   memory: { lines: [["memory", "--bar-used", true]], limit: "memory", format: bytes },
   network: { lines: [["received", "--bar-used", true], ["sent", "--starting", false]], limit: null, format: (value) => `${bytes(value)}/s` },
 };

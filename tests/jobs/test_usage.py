@@ -30,9 +30,9 @@ def test_memory_that_was_never_used_is_said_with_what_would_do() -> None:
 
 def test_a_job_near_its_limits_is_told_to_ask_for_more() -> None:
     said = advice(job_of(cpu=500, memory=GB), [sample(t, memory=1000 * MB, cpu=499) for t in range(10)])
-    assert [sentence.split()[0] for sentence in said] == ["Peaked", "Its"]
+    assert [sentence.split()[0] for sentence in said] == ["Peaked", "Held"]
     assert "98 %" in said[0]
-    assert "0.5 cores were busy 100 % of the time" in said[1]
+    assert "by its 0.5 cores for 100 % of the time" in said[1]
 
 
 def test_idle_cores_are_said_and_what_fits_well_needs_no_advice() -> None:
