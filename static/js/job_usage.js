@@ -2,6 +2,7 @@
 
 const EVERY = 5000;
 const SYNC = "job-usage";
+const BYTE_STEPS = Array.from({ length: 45 }, (_, power) => 2 ** power); // so that an axis says 256 MB, not 238
 
 const panel = document.getElementById("job-usage");
 const charts = new Map(); // element -> uPlot
@@ -68,7 +69,7 @@ function draw(figure, usage) {
     scales: { y: { range: (_, low, high) => [0, Math.max(high, limit ?? 0, 0.001) * 1.08] } },
     axes: [
       { stroke: ink, grid, ticks: grid, values: (_, ticks) => ticks.map((tick) => clock.format(tick * 1000)), space: 80 },
-      { stroke: ink, grid, ticks: grid, size: 66, values: (_, ticks) => ticks.map(kind.format) },
+      { stroke: ink, grid, ticks: grid, size: 66, ...(figure.dataset.chart === "cpu" ? {} : { incrs: BYTE_STEPS }), values: (_, ticks) => ticks.map(kind.format) },
     ],
     series: [{}, ...series],
     hooks: {
