@@ -41,6 +41,8 @@ AGENTS, SCHEDULERS = ("a", "b"), ("s1", "s2")
 CORES, MEMORY_GB = 1.0, 1.0
 JOB_MEMORY_GB = 0.0625
 MOST_UNFINISHED = 10
+SETTINGS = {"ABORT_GRACE_SECONDS": "2"}
+"""Of the whole cluster, besides the short intervals of `tests.cluster`."""
 LONGEST_RECOVERY = 240
 """Seconds for everything to come to its end after the last fault; the longest delay of a re-queue is 120."""
 PLATFORM = {"executor_lost", "start_refused", "engine_error", "container_gone", "attempt_gone"}
@@ -503,7 +505,10 @@ def report(chaos: Chaos) -> None:
     ended = Counter(f"{state} ({reason})" for state, reason, _, _ in chaos.states.values())
     rows: list[tuple[str, object]] = [
         ("jobs accepted", len(chaos.jobs) + len(chaos.probes)),
-        ("jobs final", sum(state[0] in FINAL for state in chaos.states.values())),
+        (
+            "jobs final, with those whose acceptance a killed web server could not tell",
+            sum(state[0] in FINAL for state in chaos.states.values()),
+        ),
         ("containers started", sum(chaos.witness.starts().values())),
         ("log lines read and checked", chaos.lines_read),
         ("logs that went with Redis's memory or never began", chaos.forgotten),
@@ -534,7 +539,7 @@ def main() -> int:
     engine = docker.from_env()
     make_busybox_image(engine, IMAGE)
     folder = Path(tempfile.mkdtemp(prefix="chaos-"))
-    with Cluster(folder, IMAGE, engine, ABORT_GRACE_SECONDS="2") as cluster:
+    with Cluster(folder, IMAGE, engine, **SETTINGS) as cluster:
         chaos = run(cluster, arguments.minutes * 60, arguments.seed)
     print_conditions("Chaos", engine, minutes=arguments.minutes, seed=arguments.seed, database="SQLite")
     report(chaos)

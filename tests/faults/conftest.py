@@ -1,26 +1,20 @@
-"""One running system for all faults but the engine's own: each test harms it and must leave it whole."""
+"""One running system for all faults but the engine's own and lost nodes: each test harms it and must leave it whole."""
 
 from collections.abc import Iterator
 
 import docker
 import pytest
 
-from tests.cluster import Cluster
-from tests.evidence import Witness
-from tests.faults.system import System
+from tests.faults.system import System, running_system
 
 
 @pytest.fixture(scope="session")
 def shared_system(
     tmp_path_factory: pytest.TempPathFactory, test_image: str, docker_client: docker.DockerClient
 ) -> Iterator[System]:
-    directory = tmp_path_factory.mktemp("system")
-    with (
-        Cluster(directory, test_image, docker_client, ABORT_GRACE_SECONDS="1", LEASE_SECONDS="1.5") as cluster,
-        Witness(docker_client, f"{cluster.tag}-") as witness,
-    ):
-        system = System(cluster, witness)
-        system.start()
+    # Heartbeats so slow that an agent which is started again on a busy machine is back before it counts as lost.
+    settings = {"HEARTBEAT_INTERVAL": "5", "LEASE_SECONDS": "1.5"}
+    with running_system(tmp_path_factory.mktemp("system"), test_image, docker_client, **settings) as system:
         yield system
 
 

@@ -1,11 +1,28 @@
 """The system under faults, and what must be true of a job whatever happened on its way."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
+
+import docker
 
 from tests.cluster import Cluster, wait_for
 from tests.evidence import Witness, check_lines, numbered
 
 LINES = 20
+
+
+@contextmanager
+def running_system(directory: Path, image: str, engine: docker.DockerClient, **settings: str) -> "Iterator[System]":
+    """A system of its own, all well."""
+    with (
+        Cluster(directory, image, engine, ABORT_GRACE_SECONDS="1", **settings) as cluster,
+        Witness(engine, f"{cluster.tag}-") as witness,
+    ):
+        system = System(cluster, witness)
+        system.start()
+        yield system
 
 
 class System:

@@ -10,11 +10,11 @@ from pathlib import Path
 import docker
 import pytest
 
-from tests.cluster import Cluster, wait_for
-from tests.evidence import Witness, check_lines
+from tests.cluster import wait_for
+from tests.evidence import check_lines
 from tests.faults import private_engine
 from tests.faults.private_engine import PrivateEngine
-from tests.faults.system import LINES, System
+from tests.faults.system import LINES, System, running_system
 from tests.parts import make_busybox_image
 
 pytestmark = pytest.mark.docker
@@ -35,14 +35,8 @@ def engine(request: pytest.FixtureRequest, docker_client: docker.DockerClient) -
 @pytest.fixture(scope="module")
 def shared_system(engine: PrivateEngine, tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
     """As in conftest, on the private engine."""
-    directory = tmp_path_factory.mktemp("system")
-    settings = {"DOCKER_HOST": engine.host, "LEASE_SECONDS": "3"}
-    with (
-        Cluster(directory, "workload-runner-test:latest", engine.client, **settings) as cluster,
-        Witness(engine.client, f"{cluster.tag}-") as witness,
-    ):
-        system = System(cluster, witness)
-        system.start()
+    image, settings = "workload-runner-test:latest", {"DOCKER_HOST": engine.host}
+    with running_system(tmp_path_factory.mktemp("system"), image, engine.client, **settings) as system:
         yield system
 
 

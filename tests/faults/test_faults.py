@@ -56,7 +56,7 @@ def registry(registry_process: int, docker_client: docker.DockerClient, test_ima
 def while_pulling(system: System, registry: SlowRegistry) -> str:
     registry.proxy.hang()
     job_id = system.submit_numbered(docker_image=registry.image)
-    wait_for("the pull", lambda: "pulling" in system.cluster.job(job_id)["attempts"][0]["progress"])
+    wait_for("the pull", lambda: any("pulling" in item["progress"] for item in system.cluster.job(job_id)["attempts"]))
     return job_id
 
 

@@ -1,0 +1,20 @@
+"""A short run of the chaos bench, its seed fixed: nothing that must be 0 is anything else."""
+
+from pathlib import Path
+
+import docker
+import pytest
+
+from bench import chaos
+from tests.cluster import Cluster
+
+pytestmark = pytest.mark.docker
+
+
+def test_1_to_9_hold_through_twenty_seconds_of_chaos(
+    tmp_path: Path, test_image: str, docker_client: docker.DockerClient
+) -> None:
+    with Cluster(tmp_path, test_image, docker_client, **chaos.SETTINGS) as cluster:
+        run = chaos.run(cluster, seconds=20, seed=7)
+    assert not run.findings.by_kind, dict(run.findings.by_kind)
+    assert run.harms and run.jobs
