@@ -144,12 +144,13 @@ def test_in_both_themes_and_on_a_phone_nothing_sticks_out(browser: Browser, demo
         with page_of(browser, demo.url, **options) as phone:
             phone.goto("/")
             points(phone)
+            expect(phone.locator("#live-status")).to_have_text("Live")  # every script has run
             expect(phone.locator("#node-map a")).to_have_count(EXECUTORS)
             assert phone.evaluate("document.documentElement.scrollWidth") <= 390
             before = phone.evaluate("getComputedStyle(document.querySelector('.node-ground')).fill")
             phone.get_by_role("button", name="Switch between light and dark").click()
             expect(phone.locator(".chart canvas")).to_have_count(6)
-            assert phone.evaluate("getComputedStyle(document.querySelector('.node-ground')).fill") != before
+            expect(phone.locator(".node-ground").first).not_to_have_css("fill", before)
 
 
 def test_scripts_and_styles_of_a_page_stay_small(page: Page, demo: Cluster) -> None:
