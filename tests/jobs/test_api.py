@@ -105,6 +105,15 @@ def test_a_body_over_a_megabyte_is_too_large(client: Client) -> None:
     assert (response.status_code, response.json()["error"]["code"]) == (413, "too_large")
 
 
+def test_a_job_may_ask_to_run_at_most_once_and_then_for_no_retries(client: Client) -> None:
+    body = {"docker_image": "alpine", "at_most_once": True}
+    answer = client.post("/jobs", body, content_type="application/json").json()
+    assert answer["at_most_once"] is True
+    assert client.get(f"/jobs/{answer['job_id']}").json()["at_most_once"] is True
+    refused = client.post("/jobs", {**body, "max_retries": 1}, content_type="application/json")
+    assert refused.status_code == 422 and list(refused.json()["error"]["fields"]) == ["at_most_once"]
+
+
 def test_a_job_that_no_executor_could_ever_fit_is_accepted_with_a_warning(client: Client) -> None:
     add_executor()
     large = post(client, {**SEED_BODY, "cpu_cores": 64})
