@@ -77,25 +77,30 @@ class Run:
     # --- Jobs in their order -------------------------------------------------------------------------------------
 
     def _try_all(self, batch: list[Entry]) -> None:
-        """Untried jobs in their order. Most go where the last of their shape went: that is done right here."""
-        held, placements, epoch = self._held, self._placements, self._epoch
-        cpu, memory, ids = self._table.free_cpu, self._table.free_memory, self._table.ids
+        """Untried jobs in their order. Those of a shape with a cursor are placed right here, as `_try` would do it."""
+        held, placements, epoch, first = self._held, self._placements, self._epoch, self._table.first
+        cpu, memory, ids, nowhere = self._table.free_cpu, self._table.free_memory, self._table.ids, len(self._table)
         for entry in batch:
             job = entry[2]
             shape = job.shape
-            if shape.quick == epoch and not job.special:
-                position = shape.cursor
-                cpu_left, memory_left = cpu[position] - shape.cpu, memory[position] - shape.memory
-                if cpu_left >= 0 and memory_left >= 0:
-                    cpu[position], memory[position] = cpu_left, memory_left
-                    executor_id = job.executor_id = ids[position]
-                    held[position].append(job)
-                    shape.live -= 1
-                    if not shape.live:
-                        self.emptied.append(shape)
-                    placements.append(new_placement((job.job_id, executor_id, NO_GPUS)))
+            if shape.quick != epoch or job.special:
+                self._try(entry)
+                continue
+            position = shape.cursor
+            cpu_left, memory_left = cpu[position] - shape.cpu, memory[position] - shape.memory
+            if cpu_left < 0 or memory_left < 0:
+                position = shape.cursor = first(shape.kind, shape.cpu, shape.memory, 0, position + 1)
+                if position == nowhere:
+                    self._block(entry)
                     continue
-            self._try(entry)
+                cpu_left, memory_left = cpu[position] - shape.cpu, memory[position] - shape.memory
+            cpu[position], memory[position] = cpu_left, memory_left
+            executor_id = job.executor_id = ids[position]
+            held[position].append(job)
+            shape.live -= 1
+            if not shape.live:
+                self.emptied.append(shape)
+            placements.append(new_placement((job.job_id, executor_id, NO_GPUS)))
 
     def _try(self, entry: Entry) -> None:
         job = entry[2]
@@ -105,14 +110,19 @@ class Run:
         if shape.row == NOT_BLOCKED:
             position = self._choose(job, shape)
             if position is None:
-                shape.quick = shape.epoch = -1
-                self._blocked.add(shape, entry)
+                self._block(entry)
             else:
                 self._put(job, shape, position)
             return
         heappush(shape.queue, entry)
         if shape in self._again and shape.queue[0] is entry:
             self._try_again(entry)
+
+    def _block(self, entry: Entry) -> None:
+        """No executor has room for the job's shape."""
+        shape = entry[2].shape
+        shape.quick = shape.epoch = -1
+        self._blocked.add(shape, entry)
 
     def _try_shape_again(self, shape: Shape) -> None:
         """Room grew somewhere: the shape's jobs are to be tried."""
@@ -166,12 +176,13 @@ class Run:
         return position
 
     def _first_fit(self, job: Tracked, shape: Shape) -> int | None:
-        table, kind, need, nowhere = self._table, shape.kind, shape.requirements, len(self._table)
-        position = shape.cursor = table.first(kind, need, shape.cursor)
+        table, nowhere = self._table, len(self._table)
+        asked = (shape.kind, shape.cpu, shape.memory, shape.requirements.gpu_count)
+        position = shape.cursor = table.first(*asked, shape.cursor)
         if position == nowhere:
             return None
         if table.ids[position] == job.job.avoid_executor:
-            other = table.first(kind, need, position + 1)
+            other = table.first(*asked, position + 1)
             return other if other != nowhere else position
         return position
 
@@ -181,7 +192,7 @@ class Run:
         amounts = cpu >> cpu_step << cpu_step, memory >> memory_step << memory_step
         floor, table = self._floors.get(amounts, 0), self._table
         if floor >= len(table) or table.free_cpu[floor] < amounts[0] or table.free_memory[floor] < amounts[1]:
-            floor = self._floors[amounts] = table.first_with(*amounts, floor)
+            floor = self._floors[amounts] = table.first(table.undemanding, *amounts, 0, floor)
         return floor
 
     def _choose_again(self, job: Tracked, shape: Shape) -> int | None:

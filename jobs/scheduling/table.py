@@ -65,13 +65,15 @@ class Table:
         self.free_memory[position] -= requirements.memory_bytes
         if not requirements.gpu_count:
             return []
-        free = self.free_gpus[position]
-        indices = suitable_gpus(requirements, Room(0, 0, free))[: requirements.gpu_count]
-        self.free_gpus[position] = [gpu for gpu in free if gpu.index not in indices]
-        taken = [gpu.model for gpu in free if gpu.index in indices]
+        wanted, count = requirements.gpu_type, requirements.gpu_count
+        taken: list[GpuDevice] = []
+        left: list[GpuDevice] = []
+        for gpu in self.free_gpus[position]:
+            (taken if len(taken) < count and is_of_type(wanted, gpu.model) else left).append(gpu)
+        self.free_gpus[position] = left
         for gpu_type, column in self._gpu_columns.items():
-            column[position] -= sum(is_of_type(gpu_type, model) for model in taken)
-        return indices
+            column[position] -= sum(is_of_type(gpu_type, gpu.model) for gpu in taken)
+        return [gpu.index for gpu in taken]
 
     def set_free(self, position: int, room: Room) -> None:
         """What is free of an executor, anew."""
@@ -133,13 +135,22 @@ class Table:
             and (kind.gpus is None or need.gpu_count <= kind.gpus[position])
         )
 
-    def first(self, kind: Kind, need: Requirements, start: int) -> int:
+    def first(self, kind: Kind, cpu: int, memory: int, gpu_count: int, start: int) -> int:
         """The first executor from `start` on with room; the number of executors where there is none."""
-        return self._first(kind, need.cpu_millicores, need.memory_bytes, need.gpu_count, start)
-
-    def first_with(self, cpu: int, memory: int, start: int) -> int:
-        """As `first`, for a job without further demands."""
-        return self._first(self.undemanding, cpu, memory, 0, start)
+        end = len(self.views)
+        free_cpu, free_memory, eligible, gpus = self.free_cpu, self.free_memory, kind.eligible, kind.gpus
+        singly = min(start + TRIED_SINGLY, end)
+        for position in range(start, singly):
+            if cpu <= free_cpu[position] and memory <= free_memory[position] and eligible[position]:
+                if gpus is not None and gpu_count > gpus[position]:
+                    continue
+                return position
+        start = singly
+        for part in (slice(start, start + STEP), slice(start + STEP, end)):
+            room = self._with_room(kind, cpu, memory, gpu_count, part)
+            if len(room) and room[found := int(room.argmax())]:
+                return part.start + found
+        return end
 
     def all(self, kind: Kind, need: Requirements) -> list[int]:
         """All executors with room, in their order."""
@@ -160,21 +171,6 @@ class Table:
             gpus > 0, (cpu + memory + free / np.maximum(gpus, 1)) / 3, (cpu + memory) / 2
         )
         return shares
-
-    def _first(self, kind: Kind, cpu: int, memory: int, gpu_count: int, start: int) -> int:
-        end = len(self.views)
-        free_cpu, free_memory, eligible, gpus = self.free_cpu, self.free_memory, kind.eligible, kind.gpus
-        for position in range(start, min(start + TRIED_SINGLY, end)):
-            if cpu <= free_cpu[position] and memory <= free_memory[position] and eligible[position]:
-                if gpus is not None and gpu_count > gpus[position]:
-                    continue
-                return position
-        start = min(start + TRIED_SINGLY, end)
-        for part in (slice(start, start + STEP), slice(start + STEP, end)):
-            room = self._with_room(kind, cpu, memory, gpu_count, part)
-            if len(room) and room[found := int(room.argmax())]:
-                return part.start + found
-        return end
 
     def _with_room(self, kind: Kind, cpu: int, memory: int, gpu_count: int, part: slice) -> Flags:
         room = self._cpu[part] >= cpu
