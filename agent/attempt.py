@@ -221,6 +221,8 @@ class Attempt:
                     raise pull_failure(self.start.image, explanation(error)) from None
                 self._interruptible = pulled = True
                 crashpoints.reach("image-missing")
+                if self._stop_wanted.is_set():  # It came while nothing could be interrupted.
+                    raise _Stopped from None
                 await self._node.images.pull(self.start.image, self._progress)
             except APIError as error:
                 said = explanation(error)

@@ -209,6 +209,17 @@ def test_6_an_abort_ends_a_job_in_spite_of(
     system.nothing_left_of(job_id)
 
 
+def test_6_a_pull_that_an_agent_takes_up_though_it_is_to_stop_ends_at_once(
+    system: System, registry: SlowRegistry
+) -> None:
+    system.restart_agent(CRASH_POINT="stop-received")
+    job_id = while_pulling(system, registry)
+    system.cluster.api.delete(f"/jobs/{job_id}")
+    system.cluster.wait_end("agent-a")
+    system.cluster.launch_agent("a")
+    assert system.cluster.wait_final(job_id, timeout=8)["status"] == "ABORTED"
+
+
 def test_1_a_job_submitted_while_redis_is_away_is_accepted_and_runs_when_it_is_back(system: System) -> None:
     system.cluster.kill("redis")
     job_id = system.submit_numbered(3)
