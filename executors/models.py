@@ -10,14 +10,15 @@ class ExecutorQuerySet(models.QuerySet["Executor"]):
     def with_allocation(self) -> "ExecutorQuerySet":
         """Annotates what live attempts hold: allocated_cpu_millicores, allocated_memory_bytes, allocated_gpus and
         live_attempts (their number)."""
-        # Joined under this condition, a million attempts that have ended cost nothing.
+        # Joined under this condition, a million attempts that have ended cost nothing. Django drops the model's own
+        # order where it groups, so it is said again.
         return self.annotate(
             live=FilteredRelation("attempts", condition=Q(attempts__finished_at__isnull=True)),
             allocated_cpu_millicores=Coalesce(Sum("live__job__cpu_millicores"), 0),
             allocated_memory_bytes=Coalesce(Sum("live__job__memory_bytes"), 0),
             allocated_gpus=Coalesce(Sum("live__job__gpu_count"), 0),
             live_attempts=Count("live"),
-        )
+        ).order_by("name", "id")
 
 
 class Executor(models.Model):

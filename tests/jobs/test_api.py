@@ -299,8 +299,11 @@ def test_aborting_a_running_job_answers_that_it_was_asked_for(client: Client) ->
 
 
 @pytest.fixture
-def logged(client: Client, redis_client: redis.Redis) -> Job:
-    """A job with ten lines, of which the first two are gone and every other is on stderr."""
+def logged(client: Client, redis_client: redis.Redis, transactional_db: None) -> Job:
+    """A job with ten lines, of which the first two are gone and every other is on stderr.
+
+    Not in a transaction: reading a log gives its thread's connection back, which on PostgreSQL would end it.
+    """
     job = submit()
     lines = [f"t {'stderr' if number % 2 else 'stdout'} line {number}" for number in range(2, 10)]
     redis_client.rpush(keys().job_logs(str(job.id)), *lines)
