@@ -73,7 +73,12 @@ def detail_context(executor_id: str) -> dict[str, Any]:
         "recent": list(recent[:RECENT_ATTEMPTS]),
         "events": list(executor.events.order_by("-id")[:RECENT_EVENTS]),
         "images": cached_images(executor_id),
-        "unread_commands": max(0, executor.last_command - executor.passed_command),
+        # Not last_command - passed_command: heartbeats tell the latter late, a running attempt tells it at once.
+        "unread_commands": sum(
+            (attempt.running_since is None and attempt.start_command > executor.passed_command)
+            + ((attempt.stop_command or 0) > executor.passed_command)
+            for attempt in live
+        ),
         "server_version": __version__,
     }
 
