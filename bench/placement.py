@@ -18,7 +18,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from bench import mixes
-from bench.report import milliseconds, percentile, print_machine, print_table, spread
+from bench.report import percentile, print_machine, print_table, spread
 from jobs.scheduling.cluster import ClusterState, new_state
 from jobs.scheduling.placement import PendingJob, Placement
 from jobs.scheduling.room import ExecutorView, suitable_gpus
@@ -107,8 +107,8 @@ def measure(executor_count: int, job_count: int, rounds: int, events: int) -> No
         ratios = [a / b for a, b in zip(plain, ours, strict=True)]
         rows.append(
             (name, len({job.shape for job in jobs}), len(placements), spread([1000 * s for s in plain], 0),
-             spread([1000 * s for s in ours], 0), spread(ratios, 1), milliseconds(statistics.median(after)),
-             milliseconds(percentile(after, 99)))
+             spread([1000 * s for s in ours], 0), spread(ratios, 1), f"{1e6 * statistics.median(after):.0f} µs",
+             f"{1e6 * percentile(after, 99):.0f} µs")
         )  # fmt: skip
     print_table(
         ("mix", "shapes", "placed", "mask and argmax, ms", "a whole pass, ms", "times as fast",
