@@ -293,15 +293,16 @@ class Histories(RuleBasedStateMachine):
         agent, token = here[which % len(here)]
         agent.work(token, exit_code)
 
-    @rule(exit_code=st.sampled_from([0, 1]))
-    def all_goes_on(self, exit_code: int) -> None:
-        """What happens most of the time."""
+    @rule(exit_code=st.sampled_from([0, 1, None, None]))
+    def all_goes_on(self, exit_code: int | None) -> None:
+        """What happens most of the time; with an exit code, what runs ends."""
         for _ in range(2):
             self.pass_("")
             for agent in self.agents.values():
                 agent.receive(100)
-                for token in list(agent.held):
-                    agent.work(token, exit_code)
+                for token, held in list(agent.held.items()):
+                    if exit_code is not None or not held.running:
+                        agent.work(token, exit_code or 0)
 
     def beat(self, node: str, count: int) -> None:
         self.agents[node].beat()
