@@ -46,6 +46,9 @@ class PrivateEngine:
         if self._containerd is not None:
             self._containerd.terminate()
             self._containerd.wait(30)
+        # dockerd mounts its data on itself, and one that was killed leaves that behind.
+        while subprocess.run(["umount", self._directory / "data"], stderr=subprocess.DEVNULL).returncode == 0:
+            pass
 
     def start(self) -> None:
         """Returns when it answers."""
