@@ -17,7 +17,7 @@ from django.core.files.storage import Storage, storages
 
 CACHED_CHUNKS = 8
 """Who reads on page by page needs a chunk several times; each is about 1 MiB."""
-COMPRESSION = 3
+COMPRESSION = 1
 
 T = TypeVar("T")
 
