@@ -124,12 +124,9 @@ class Chaos:
     def submit_stream(self) -> None:
         """Until told to stop: jobs, few enough at a time that most run at once."""
         while not self.stopping.is_set():
-            unfinished = [job for job in self.jobs.values() if self.state(job.id) not in FINAL]
-            if len(unfinished) < MOST_UNFINISHED:
+            if len([job for job in self.jobs.values() if self.state(job.id) not in FINAL]) < MOST_UNFINISHED:
                 self.submit_one()
-            for job in unfinished:
-                if job.kind == "stubborn" and not job.aborted and self.state(job.id) == "RUNNING":
-                    self.abort(job)
+            self.abort_stubborn()
             self.stopping.wait(0.3 * self.random.random())
 
     def submit_one(self) -> None:
@@ -159,6 +156,12 @@ class Chaos:
         except AssertionError as refused:
             self.findings.add("submissions answered with an error", str(refused).splitlines()[0][:300])
             return ""
+
+    def abort_stubborn(self) -> None:
+        """Abort the jobs that would not end by themselves, once they run."""
+        for job in self.jobs.values():
+            if job.kind == "stubborn" and not job.aborted and self.state(job.id) == "RUNNING":
+                self.abort(job)
 
     def abort(self, job: Submitted) -> None:
         with contextlib.suppress(httpx.TransportError):
@@ -242,6 +245,7 @@ class Chaos:
         """Wait until everything has come to its end, at most LONGEST_RECOVERY seconds."""
         deadline = time.monotonic() + LONGEST_RECOVERY
         while time.monotonic() < deadline:
+            self.abort_stubborn()
             ended = all(state[0] in FINAL for state in list(self.states.values()))
             known = self.jobs.keys() | self.probes <= self.states.keys() | {""}
             if ended and known and not self.cluster.containers() and not self.unread():
