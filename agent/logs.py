@@ -230,14 +230,20 @@ return redis.call('HMGET', meta, 'first', 'last', 'shipped', 'stdout_newlines', 
 """
 )
 
-_APPEND = (
-    _PRELUDE
-    + """
-local expected, limit, size, count = tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4]), #ARGV - 12
-local shipped = tonumber(redis.call('HGET', meta, 'shipped') or '-1')
-if current ~= attempt then return -2 end
-if shipped == expected + count then return shipped end
-if shipped ~= expected then return -2 end
+_SETTLE = """
+local list, meta, due = KEYS[1], KEYS[2], KEYS[3]
+local attempt, expected, count = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3])
+local size, limit = tonumber(ARGV[4]), tonumber(ARGV[5])
+local current, shipped = tonumber(redis.call('HGET', meta, 'attempt') or '0'), redis.call('HGET', meta, 'shipped')
+shipped = tonumber(shipped or '-1')
+local function take_back(answer)
+    redis.call('LTRIM', list, 0, -count - 1)
+    return answer
+end
+if attempt < current then return take_back(-1) end
+if current ~= attempt then return take_back(-2) end
+if shipped == expected + count then return take_back(shipped) end
+if shipped ~= expected then return take_back(-2) end
 local bytes, dropped = tonumber(redis.call('HGET', meta, 'bytes')), tonumber(redis.call('HGET', meta, 'dropped'))
 local archived, most = tonumber(redis.call('HGET', meta, 'archived') or '0'), 2 * count + 1000
 while bytes + size > limit and dropped < archived and most > 0 do
@@ -249,28 +255,25 @@ end
 redis.call('HSET', meta, 'bytes', bytes, 'dropped', dropped)
 local unarchived = tonumber(redis.call('HGET', meta, 'unarchived') or '0')
 if unarchived > 0 and bytes + size > 2 * limit then
-    redis.call('ZADD', due, 0, ARGV[10])
-    return -3
+    redis.call('ZADD', due, 0, ARGV[13])
+    return take_back(-3)
 end
-for first = 13, #ARGV, 4000 do
-    redis.call('RPUSH', list, unpack(ARGV, first, math.min(first + 3999, #ARGV)))
-end
-local stamp = string.match(ARGV[#ARGV], '^%S*')
-if shipped == 0 then redis.call('HSET', meta, 'first', string.match(ARGV[13], '^%S*')) end
-redis.call('HSET', meta, 'last', stamp, 'shipped', expected + count, 'stdout_newlines', ARGV[5], 'stdout_tail', ARGV[6],
-    'stderr_newlines', ARGV[7], 'stderr_tail', ARGV[8])
+if shipped == 0 then redis.call('HSET', meta, 'first', ARGV[6]) end
+redis.call('HSET', meta, 'last', ARGV[7], 'shipped', expected + count, 'stdout_newlines', ARGV[8],
+    'stdout_tail', ARGV[9], 'stderr_newlines', ARGV[10], 'stderr_tail', ARGV[11])
 local total = redis.call('HINCRBY', meta, 'lines', count)
 redis.call('HINCRBY', meta, 'bytes', size)
 unarchived = redis.call('HINCRBY', meta, 'unarchived', size)
-if unarchived >= math.min(tonumber(ARGV[11]), limit / 4) then
-    redis.call('ZADD', due, 0, ARGV[10])
+if unarchived >= math.min(tonumber(ARGV[14]), limit / 4) then
+    redis.call('ZADD', due, 0, ARGV[13])
 else
-    redis.call('ZADD', due, 'NX', redis.call('TIME')[1] + ARGV[12], ARGV[10])
+    redis.call('ZADD', due, 'NX', redis.call('TIME')[1] + ARGV[15], ARGV[13])
 end
-redis.call('PUBLISH', ARGV[9], total)
+redis.call('PUBLISH', ARGV[12], total)
 return expected + count
 """
-)
+"""Judges the lines that were added just before it in the same MULTI, and takes them back where they must not stay. They
+are no arguments of a script because each would become a Lua string, at twice the cost of adding it."""
 
 _CLOSE = (
     _PRELUDE
@@ -307,23 +310,31 @@ class LogWriter:
         self._keys = [keys.job_logs(job_id), keys.job_logs_meta(job_id), keys.logs_to_archive]
         self._channel = keys.log_channel(job_id)
         self._job_id, self._attempt, self._limit = job_id, attempt, limit_bytes
-        self._open, self._append = client.register_script(_OPEN), client.register_script(_APPEND)
-        self._close = client.register_script(_CLOSE)
+        self._client = client
+        self._open, self._close = client.register_script(_OPEN), client.register_script(_CLOSE)
         self._shipped = 0
 
     async def open(self) -> Reached:
         """Begin the attempt's log, or find how far it has come."""
-        first, last, *numbers = await self._run(self._open, [self._attempt, self._job_id])
+        first, last, *numbers = await self._run(lambda: self._open(self._keys, [self._attempt, self._job_id]))
         self._shipped, *positions = map(int, numbers)
         return Reached(first.decode(), last.decode(), Position(*positions[:2]), Position(*positions[2:]))
 
     async def append(self, lines: list[bytes], size: int, stdout: Position, stderr: Position) -> None:
         """Add lines of `size` bytes in all, which end at these positions. Doing it twice adds them once."""
         positions = [stdout.newlines, stdout.tail, stderr.newlines, stderr.tail]
+        moments = [lines[0].split(b" ", 1)[0], lines[-1].split(b" ", 1)[0]]
         archiving = [self._job_id, ARCHIVE_AFTER_BYTES, ARCHIVE_AFTER_SECONDS]
-        arguments = [self._attempt, self._shipped, self._limit, size, *positions, self._channel, *archiving]
+        arguments = [self._attempt, self._shipped, len(lines), size, self._limit, *moments, *positions, self._channel]
+
+        async def add() -> int:
+            async with self._client.pipeline() as pipe:
+                pipe.rpush(self._keys[0], *lines)
+                pipe.eval(_SETTLE, len(self._keys), *self._keys, *arguments, *archiving)  # type: ignore[arg-type]
+                return int((await pipe.execute())[-1])
+
         tries = 0
-        while (answer := int(await self._run(self._append, arguments + lines))) == _FULL:
+        while (answer := await self._run(add)) == _FULL:
             tries += 1
             if tries == TRIES_TO_TELL:
                 logger.warning("The log of job %s waits for the archive, which lags behind", self._job_id)
@@ -332,10 +343,11 @@ class LogWriter:
 
     async def close(self) -> None:
         """Mark the log complete. Whoever archives it says how long Redis keeps it."""
-        await self._run(self._close, [self._attempt, self._shipped, self._job_id, self._channel])
+        arguments: list[Any] = [self._attempt, self._shipped, self._job_id, self._channel]
+        await self._run(lambda: self._close(self._keys, arguments))
 
-    async def _run(self, script: "redis.commands.core.AsyncScript", arguments: list[Any]) -> Any:
-        answer = await self._patiently(lambda: script(keys=self._keys, args=arguments))
+    async def _run(self, call: Callable[[], Awaitable[Any]]) -> Any:
+        answer = await self._patiently(call)
         if answer == -1:
             raise Superseded
         if answer == -2:
