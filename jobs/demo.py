@@ -21,8 +21,9 @@ from agent import __version__
 from executors import broker
 from executors.history import GB, KEPT_POINTS, RECORD_SECONDS, Point, record
 from executors.models import Executor, ExecutorEvent
+from jobs.demo_rows import insert
 from jobs.lifecycle import EndReason, State, describe
-from jobs.models import Attempt, Job
+from jobs.models import FINAL_STATES, Attempt, Job
 from jobs.observing import Tally, measure
 from jobs.submission import parse_submission
 
@@ -166,9 +167,9 @@ def _executor(rng: random.Random, number: int, now: datetime) -> Executor:
     )
 
 
-def make_jobs(count: int, days: float, executors: list[Executor], now: datetime) -> Iterator[int]:
-    """Ended jobs over the last `days`, then such as run now on these executors and some that wait; yields how many
-    there are as they come."""
+def make_jobs(count: int, days: float, executors: list[Executor], now: datetime, made: int = 0) -> Iterator[int]:
+    """Ended jobs over the last `days`, then, in one transaction, such as run now on these executors and some that wait;
+    yields how many there are as they come. `made` of those that ended are there from an earlier call."""
     rng = random.Random(SEED)  # noqa: S311
     user = owner()
     fields = {work.name: parse_submission(submission_of(work)).job_fields() for work in [*WORKS, IMPOSSIBLE]}
@@ -176,13 +177,17 @@ def make_jobs(count: int, days: float, executors: list[Executor], now: datetime)
     running = list(islice(_running(rng, fields, user, executors, now, most_each), count // 4))
     waiting = [_waiting(rng, fields, user, now, number) for number in range(min(40, count // 100))]
     ended = max(0, count - len(running) - len(waiting))
-    rows = _ended(rng, fields, user, executors, now, ended, days)
-    made = 0
+    rng.seed(SEED + made)
+    rows = _ended(rng, fields, user, executors, now, range(made, ended), days)
     while batch := list(islice(rows, BATCH)):
         yield (made := made + _save(batch))
-    rest = sorted([*running, *((job, None) for job in waiting)], key=lambda row: row[0].id)
-    for begin in range(0, len(rest), BATCH):
-        yield (made := made + _save(rest[begin : begin + BATCH]))
+    yield made + _save(sorted([*running, *((job, None) for job in waiting)], key=lambda row: row[0].id))
+
+
+def unfinished() -> int | None:
+    """How many jobs a call of `make_jobs` made that did not come to its end; None where none began, or it did."""
+    jobs = Job.objects.filter(owner__username=OWNER).order_by()
+    return None if jobs.exclude(state__in=FINAL_STATES).exists() else jobs.count()
 
 
 Row = tuple[Job, Attempt | None]
@@ -191,17 +196,23 @@ Fields = dict[str, dict[str, object]]
 
 def _save(rows: list[Row]) -> int:
     with transaction.atomic():
-        Job.objects.bulk_create([job for job, _ in rows])
-        Attempt.objects.bulk_create([attempt for _, attempt in rows if attempt is not None])
+        insert([job for job, _ in rows])
+        insert([attempt for _, attempt in rows if attempt is not None])
     return len(rows)
 
 
 def _ended(
-    rng: random.Random, fields: Fields, user: User, executors: list[Executor], now: datetime, count: int, days: float
+    rng: random.Random,
+    fields: Fields,
+    user: User,
+    executors: list[Executor],
+    now: datetime,
+    numbers: range,
+    days: float,
 ) -> Iterator[Row]:
     weights = [work.weight for work in WORKS]
-    span = days * 86400
-    for number, work in enumerate(rng.choices(WORKS, weights, k=count)):
+    span, count = days * 86400, numbers.stop
+    for number, work in zip(numbers, rng.choices(WORKS, weights, k=len(numbers)), strict=True):
         ran = duration(rng, work)
         wait = rng.expovariate(1 / 3)
         # Evenly, and in their order; the last ones end before now.
@@ -289,8 +300,10 @@ def make_history(client: redis.Redis) -> None:
     rng = random.Random(SEED)  # noqa: S311
     until = int(time.time()) // RECORD_SECONDS * RECORD_SECONDS
     now = measure(until, Tally())
+    pipeline = client.pipeline(transaction=False)
     for number in range(KEPT_POINTS, 0, -1):
-        record(client, _past(rng, now, until - number * RECORD_SECONDS))
+        record(pipeline, _past(rng, now, until - number * RECORD_SECONDS))
+    pipeline.execute()
 
 
 def _past(rng: random.Random, now: Point, t: int) -> Point:

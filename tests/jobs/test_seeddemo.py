@@ -7,12 +7,13 @@ import pytest
 import redis
 from django.contrib.auth.models import User
 from django.core.management import CommandError, call_command
+from django.utils import timezone
 
 from executors import history
 from executors.broker import keys
 from executors.models import Executor
 from executors.views import detail_context
-from jobs import leadership
+from jobs import demo, leadership
 from jobs.demo_agents import Agents
 from jobs.lifecycle import State
 from jobs.models import Attempt, Job
@@ -104,3 +105,17 @@ def test_live_agents_take_jobs_run_them_and_refuse_what_is_not_the_demos(redis_c
     assert ended
     assert all(redis_client.exists(keys().samples(executor.id)) for executor in Executor.objects.all())
     assert not Executor.objects.exclude(state__in=["ONLINE", "UNHEALTHY"]).exists()
+
+
+def test_called_again_after_it_was_stopped_half_way_it_goes_on_from_there(
+    db: None, redis_client: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(demo, "BATCH", 100)
+    executors = demo.make_executors(12, timezone.now())
+    batches = demo.make_jobs(400, 7, executors, timezone.now())
+    assert [next(batches), next(batches)] == [100, 200]
+    assert demo.unfinished() == 200
+    seed()
+    assert (Executor.objects.count(), Job.objects.count()) == (12, 400)
+    assert Job.objects.filter(state=State.RUNNING).count() > 10
+    assert demo.unfinished() is None

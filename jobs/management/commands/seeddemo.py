@@ -23,9 +23,12 @@ Fill the database with a made-up cluster, to look at the pages at any size.
   manage.py seeddemo --clear                          remove it
 
 Everything made belongs to the user 'demo' and bears the label demo=yes; the ids of its executors begin with 'demo-'.
+Called again after it was stopped half-way, with the same numbers, it goes on from there.
 With a scheduler running, executors that nobody plays count as lost after three heartbeats. It is refused beside real
 executors: give it a database and a Redis of its own.
 """
+
+TELL_SECONDS = 5.0
 
 
 class Command(BaseCommand):
@@ -58,25 +61,30 @@ class Command(BaseCommand):
             self.stdout.write(f"Removed {jobs} jobs and {executors} executors of the demo.")
             return
         check(options)
-        seeded = Executor.objects.filter(id__startswith=demo.PREFIX).count()
-        if not seeded:
-            self._seed(client, options)
+        seeded = list(Executor.objects.filter(id__startswith=demo.PREFIX).order_by("id"))
+        made = demo.unfinished() if seeded else 0
+        if made is not None and made < options["jobs"] and len(seeded) in (0, options["executors"]):
+            self._seed(client, options, seeded, made)
         elif not options["live"]:
             raise CommandError(
-                f"There is a demo already, of {seeded} executors. Remove it with --clear, or play it with --live."
+                f"There is a demo already, of {len(seeded)} executors. Remove it with --clear, or play it with --live."
             )
         if options["live"]:
             self._play(client, options["rate"])
 
-    def _seed(self, client: redis.Redis, options: dict[str, Any]) -> None:
-        begun, now = time.monotonic(), timezone.now()
-        executors = demo.make_executors(options["executors"], now)
-        for made in demo.make_jobs(options["jobs"], options["days"], executors, now):
-            if made % 100_000 == 0:
-                self.stdout.write(f"{made} jobs after {time.monotonic() - begun:.0f} s")
+    def _seed(self, client: redis.Redis, options: dict[str, Any], seeded: list[Executor], made: int) -> None:
+        begun, now, jobs = time.monotonic(), timezone.now(), options["jobs"]
+        if made:
+            self.stdout.write(f"Going on where an earlier call stopped, with {made:,} jobs.")
+        executors = seeded or demo.make_executors(options["executors"], now)
+        told = begun
+        for there in demo.make_jobs(jobs, options["days"], executors, now, made):
+            if time.monotonic() - told > TELL_SECONDS:
+                told = time.monotonic()
+                self.stdout.write(f"{there:,} of {jobs:,} jobs, {(there - made) / (told - begun):,.0f} a second")
         demo.make_history(client)
         seconds = time.monotonic() - begun
-        self.stdout.write(f"Made {len(executors)} executors and {options['jobs']} jobs in {seconds:.1f} s.")
+        self.stdout.write(f"Made {len(executors)} executors and {jobs} jobs in {seconds:.1f} s.")
 
     def _play(self, client: redis.Redis, rate: float | None) -> None:
         ending = threading.Event()
