@@ -180,10 +180,18 @@ class AttemptFinished:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Wake:
-    """The database has something new for the scheduler: a submitted job, an abort. `job_ids` says which."""
+    """The database has something new for the scheduler, which reads what is named here and nothing else.
+
+    `job_ids`: submitted, aborted, moved in the queue. `first_job_id` to `last_job_id`: jobs submitted together, all that
+    are PENDING with an id from the one to the other. `executor_ids`: changed or forgotten by an operator. Where nothing is
+    named everything is compared. A wake that gets lost is made up for within JOB_POLL_INTERVAL, or a little more.
+    """
 
     kind: ClassVar[str] = "wake"
     job_ids: list[str] = field(default_factory=list)
+    first_job_id: str = ""
+    last_job_id: str = ""
+    executor_ids: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -36,10 +36,11 @@ _DESCRIBED = [
 @dataclass(slots=True)
 class Report:
     """What a batch of messages changed. `lines` has one sentence for each change that an operator wants to read;
-    `strangers` are executors that sent heartbeats but are not in the database."""
+    `strangers` are executors that sent heartbeats but are not in the database, `executors` all others, as written."""
 
     lines: list[str] = field(default_factory=list)
     strangers: set[str] = field(default_factory=set)
+    executors: dict[str, Executor] = field(default_factory=dict)
 
 
 def record(messages: Sequence[Hello | Heartbeat], holding_superseded: Collection[str], now: datetime) -> Report:
@@ -81,6 +82,7 @@ def record(messages: Sequence[Hello | Heartbeat], holding_superseded: Collection
     ExecutorEvent.objects.bulk_create(happened)
     update_rows([row for row in known.values() if row.id not in described], _SEEN)
     update_rows([known[executor_id] for executor_id in sorted(described)], _SEEN + _DESCRIBED)
+    report.executors = known
     return report
 
 

@@ -67,7 +67,6 @@ def resume(executor_id: str, by: str = "") -> Executor:
             executor.schedulable, executor.drain_requested_at, executor.drain_jobs = True, None, 0
             executor.save(update_fields=["schedulable", "drain_requested_at", "drain_jobs"])
             events.record(executor, Kind.RESUMED, timezone.now(), by=by)
-    broker.send_event(Wake())
     return executor
 
 
@@ -87,7 +86,6 @@ def change_labels(executor_id: str, changes: Mapping[str, str | None], by: str =
             executor.operator_labels = kept
             executor.save(update_fields=["operator_labels"])
             events.record(executor, Kind.LABELLED, timezone.now(), f"Labels set here: {text}.", by)
-    broker.send_event(Wake())
     return executor
 
 
@@ -115,14 +113,15 @@ def forget(executor_id: str) -> None:
 
 @contextmanager
 def _locked(executor_id: str) -> Iterator[Executor]:
-    """The executor's row, to be changed inside; pages are told after the commit."""
+    """The executor's row, to be changed inside; scheduler and pages are told after the commit."""
     with transaction.atomic():
         known = "\0" not in executor_id
         executor = Executor.objects.select_for_update().filter(id=executor_id).first() if known else None
         if executor is None:
             raise ExecutorNotFound(f"There is no executor {executor_id[:100]!r}.")
         yield executor
-    broker.publish_changes(executors=[executor_id])
+    if broker.send_event(Wake(executor_ids=[executor_id])):  # else Redis is away, and waiting for it twice helps nobody
+        broker.publish_changes(executors=[executor_id])
 
 
 def _check(changes: Mapping[str, str | None]) -> None:

@@ -88,6 +88,7 @@ def _apply_greetings(
     ledger.outcome.lines += report.lines
     ledger.outcome.changed_executors |= latest.keys() - report.strangers
     ledger.outcome.strangers |= report.strangers
+    ledger.outcome.executors.update(report.executors)
     ledger.outcome.lines += [
         f"executor {stranger} is not known; asked it to say hello" for stranger in report.strangers
     ]

@@ -74,7 +74,10 @@ def request_abort(job: Job, now: datetime) -> None:
 class Outcome:
     """What remains to be done after the commit: `commands` (by executor) to send, `lines` to log, changed rows to
     announce; `requeued` says when re-queued jobs are due, `strangers` which agents are to introduce themselves; for the
-    charts, `waits` are seconds from submission to the first start, `ended` counts jobs by their final state."""
+    charts, `waits` are seconds from submission to the first start, `ended` counts jobs by their final state.
+
+    For whoever keeps track of the rows: `touched` are the attempts that were made or changed, by job, with their jobs,
+    `executors` those that were written; both as the transaction leaves them."""
 
     commands: dict[str, list[Command]] = field(default_factory=lambda: defaultdict(list))
     lines: list[str] = field(default_factory=list)
@@ -84,6 +87,8 @@ class Outcome:
     strangers: set[str] = field(default_factory=set)
     waits: list[float] = field(default_factory=list)
     ended: Counter[str] = field(default_factory=Counter)
+    touched: dict[UUID, Attempt] = field(default_factory=dict)
+    executors: dict[str, Executor] = field(default_factory=dict)
 
     def add(self, other: "Outcome") -> None:
         for executor_id, queue in other.commands.items():
@@ -95,6 +100,8 @@ class Outcome:
         self.strangers |= other.strangers
         self.waits += other.waits
         self.ended.update(other.ended)
+        self.touched.update(other.touched)
+        self.executors.update(other.executors)
 
 
 class Ledger:
@@ -124,12 +131,19 @@ class Ledger:
 
     # --- What can happen -------------------------------------------------------------------------------------
 
+    def lock_executors(self, executor_ids: set[str]) -> dict[str, Executor]:
+        """Lock executors on which something is to be placed; as they are now, by id, without those that were forgotten."""
+        self._lock_counters(executor_ids)
+        return self._counters
+
     def place(self, placements: Sequence[Placement]) -> list[Attempt]:
         """Give each job that is still PENDING an attempt on its executor, and number its start command."""
         chosen = {placement.job_id: placement for placement in placements}
         rows = Job.objects.select_for_update(of=("self",)).filter(id__in=chosen, state=State.PENDING)
         jobs = {job.id: job for job in rows.order_by("id")}
-        self._lock_counters({placement.executor_id for placement in placements})
+        executor_ids = {placement.executor_id for placement in placements}
+        if not executor_ids <= self._counters.keys():
+            self._lock_counters(executor_ids)
         attempts = []
         for placement in placements:
             job, executor = jobs.get(placement.job_id), self._counters.get(placement.executor_id)
@@ -263,6 +277,7 @@ class Ledger:
         self._touch(attempt)
 
     def _touch(self, attempt: Attempt) -> None:
+        self.outcome.touched[attempt.job_id] = attempt
         self.outcome.changed_jobs.add(attempt.job_id)
         if attempt.executor_id:
             self.outcome.changed_executors.add(attempt.executor_id)
