@@ -182,9 +182,10 @@ class AttemptFinished:
 class Wake:
     """The database has something new for the scheduler, which reads what is named here and nothing else.
 
-    `job_ids`: submitted, aborted, moved in the queue. `first_job_id` to `last_job_id`: jobs submitted together, all that
-    are PENDING with an id from the one to the other. `executor_ids`: changed or forgotten by an operator. Where nothing is
-    named everything is compared. A wake that gets lost is made up for within JOB_POLL_INTERVAL, or a little more.
+    `job_ids`: submitted, aborted, moved in the queue. `first_job_id` to `last_job_id`: jobs submitted together, those
+    PENDING with an id from the one to the other. `executor_ids`: changed or forgotten by an operator. Where nothing is
+    named everything is compared. A wake that gets lost is made up for by the scheduler's audit, every
+    JOB_POLL_INTERVAL or a little later.
     """
 
     kind: ClassVar[str] = "wake"

@@ -132,7 +132,7 @@ class Ledger:
     # --- What can happen -------------------------------------------------------------------------------------
 
     def lock_executors(self, executor_ids: set[str]) -> dict[str, Executor]:
-        """Lock executors on which something is to be placed; as they are now, by id, without those that were forgotten."""
+        """Lock executors on which something is to be placed: as they are now, by id, without those forgotten since."""
         self._lock_counters(executor_ids)
         return self._counters
 
