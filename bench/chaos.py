@@ -31,9 +31,9 @@ import httpx
 import redis
 
 from bench.report import percentile, print_conditions, print_table
+from script.sample_image import import_busybox
 from tests.cluster import FINAL, Cluster
 from tests.evidence import Witness, check_lines, numbered
-from tests.parts import make_busybox_image
 from tests.proxy import Proxy
 
 IMAGE = "workload-runner-bench:latest"
@@ -541,7 +541,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=1, help="decides jobs and faults (default 1)")
     arguments = parser.parse_args()
     engine = docker.from_env()
-    make_busybox_image(engine, IMAGE)
+    import_busybox(engine, IMAGE)
     folder = Path(tempfile.mkdtemp(prefix="chaos-"))
     with Cluster(folder, IMAGE, engine, **SETTINGS) as cluster:
         chaos = run(cluster, arguments.minutes * 60, arguments.seed)

@@ -24,8 +24,8 @@ import websockets
 
 from bench.overhead import engine_time
 from bench.report import milliseconds, percentile, print_conditions, print_table, spread
+from script.sample_image import import_busybox
 from tests.cluster import Cluster, wait_for
-from tests.parts import make_busybox_image
 
 IMAGE = "workload-runner-bench:latest"
 LINE = "0123456789" * 10
@@ -111,7 +111,7 @@ async def delays(cluster: Cluster, lines: int) -> list[float]:
 
 def measure(lines: int, rounds: int) -> None:
     engine = docker.from_env()
-    make_busybox_image(engine, IMAGE)
+    import_busybox(engine, IMAGE)
     command = ["sh", "-c", f"yes {LINE} | head -n {lines}"]
     with tempfile.TemporaryDirectory() as folder, Cluster(Path(folder), IMAGE, engine) as cluster:
         cluster.start_web()

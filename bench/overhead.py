@@ -19,8 +19,8 @@ from pathlib import Path
 import docker
 
 from bench.report import milliseconds, percentile, print_conditions, print_table
+from script.sample_image import import_busybox
 from tests.cluster import Cluster
-from tests.parts import make_busybox_image
 
 COMMAND = ["sleep", "0.3"]
 IMAGE = "workload-runner-bench:latest"
@@ -78,7 +78,7 @@ def committed(database: sqlite3.Connection, job_id: str, state: str) -> float:
 
 def measure(jobs: int) -> None:
     engine = docker.from_env()
-    make_busybox_image(engine, IMAGE)
+    import_busybox(engine, IMAGE)
     with tempfile.TemporaryDirectory() as folder, Cluster(Path(folder), IMAGE, engine) as cluster:
         cluster.start_web()
         cluster.start_scheduler()

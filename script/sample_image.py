@@ -1,5 +1,7 @@
 """An image for the sample job: the real alpine where it can be had quickly, else one made from a static busybox."""
 
+import contextlib
+import hashlib
 import io
 import os
 import shutil
@@ -17,6 +19,8 @@ from script.console import Problem, say
 ALPINE = "alpine:latest"
 BUSYBOX = "workload-runner-busybox:latest"
 PULL_SECONDS = 8
+CONTENTS = "workload-runner.contents"
+"""The label of an image made here: a hash of what it was made from."""
 ELF_PROGRAM_HEADER_INTERPRETER = 3
 ENGINE_ERRORS = (docker.errors.DockerException, requests.RequestException)
 
@@ -47,14 +51,23 @@ def sample_image(client: docker.DockerClient) -> str | None:
 
 
 def import_busybox(client: docker.DockerClient, name: str) -> None:
-    """Makes the image `name`: a static busybox with all its applets, a shell among them. No registry is needed.
+    """Makes the image `name`, or leaves it where it is there as it would be made: a static busybox with all its
+    applets, a shell among them. No registry is needed. One that was made otherwise goes, where nothing else uses it.
 
     Raises Problem where this machine has no static busybox and none can be installed, or the engine refuses.
     """
     repository, _, tag = name.rpartition(":")
     archive = _file_system(_static_busybox())
+    contents = hashlib.sha256(archive).hexdigest()
     try:
-        client.api.import_image_from_data(archive, repository=repository, tag=tag)
+        before = client.images.get(name) if _has(client, name) else None
+        if before is not None and before.labels.get(CONTENTS) == contents:
+            return
+        label = f"LABEL {CONTENTS}={contents}"
+        client.api.import_image_from_data(archive, repository=repository, tag=tag, changes=[label])
+        if before is not None and before.tags == [name]:
+            with contextlib.suppress(docker.errors.APIError):  # A container may use it yet.
+                client.images.remove(str(before.id))
     except ENGINE_ERRORS as error:
         raise Problem(f"The engine did not import the image {name}: {error}") from error
 

@@ -9,8 +9,9 @@ from django.test import Client
 from pytest_django import Settings
 
 from executors import broker
+from script.sample_image import import_busybox
 from tests.cluster import cluster, empty_cluster
-from tests.parts import free_port, make_busybox_image, start_redis
+from tests.parts import free_port, start_redis
 
 __all__ = ["cluster", "empty_cluster"]
 
@@ -77,4 +78,5 @@ def docker_client() -> Iterator[docker.DockerClient]:
 @pytest.fixture(scope="session")
 def test_image(docker_client: docker.DockerClient) -> str:
     """The name of a small image with a shell, made from Debian's static busybox: no registry is needed."""
-    return make_busybox_image(docker_client, TEST_IMAGE)
+    import_busybox(docker_client, TEST_IMAGE)
+    return TEST_IMAGE

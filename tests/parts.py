@@ -1,15 +1,11 @@
-"""The real parts that tests and benchmarks start: a Redis of their own, and a small image made without a registry."""
+"""The real parts that tests and benchmarks start: a Redis and a registry of their own."""
 
-import io
-import os
 import shutil
 import socket
 import subprocess
-import tarfile
 import time
 from pathlib import Path
 
-import docker
 import httpx
 import redis
 
@@ -56,28 +52,3 @@ def start_registry(directory: Path, port: int, more: str = "") -> subprocess.Pop
         except httpx.TransportError:
             assert time.monotonic() < deadline, "the registry did not start"
             time.sleep(0.02)
-
-
-def make_busybox_image(client: docker.DockerClient, name: str) -> str:
-    busybox = shutil.which("busybox")
-    assert busybox, "The tests need Debian's busybox-static; script/test installs it."
-    applets = subprocess.run([busybox, "--list"], capture_output=True, text=True, check=True).stdout.split()
-    buffer = io.BytesIO()
-    with tarfile.open(fileobj=buffer, mode="w") as tar:
-        for folder in ("bin", "tmp", "etc", "root"):
-            entry = tarfile.TarInfo(folder)
-            entry.type, entry.mode = tarfile.DIRTYPE, 0o1777 if folder == "tmp" else 0o755
-            tar.addfile(entry)
-        tar.add(os.path.realpath(busybox), arcname="bin/busybox")
-        for applet in applets:
-            if applet != "busybox":
-                link = tarfile.TarInfo(f"bin/{applet}")
-                link.type, link.linkname = tarfile.SYMTYPE, "busybox"
-                tar.addfile(link)
-        passwd = b"root:x:0:0:root:/root:/bin/sh\n"
-        entry = tarfile.TarInfo("etc/passwd")
-        entry.size = len(passwd)
-        tar.addfile(entry, io.BytesIO(passwd))
-    repository, _, tag = name.partition(":")
-    client.api.import_image_from_data(buffer.getvalue(), repository=repository, tag=tag or "latest")
-    return name

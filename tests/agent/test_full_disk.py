@@ -14,10 +14,10 @@ import pytest
 from agent.config import BadSetting
 from agent.protocol import Hello, StartAttempt, StopAttempt
 from agent.state import Record, State
+from script.sample_image import import_busybox
 from tests.agent.harness import AgentProcess, wait_for
 from tests.faults import private_engine
 from tests.faults.private_engine import PrivateEngine
-from tests.parts import make_busybox_image
 
 MakeAgent = Callable[..., AgentProcess]
 START = StartAttempt(
@@ -45,7 +45,7 @@ def small_engine(docker_client: docker.DockerClient) -> Iterator[tuple[PrivateEn
     data = directory / "data"
     data.mkdir()
     with mounted(data, "48m"), PrivateEngine(directory) as engine:
-        make_busybox_image(engine.client, "workload-runner-test:latest")
+        import_busybox(engine.client, "workload-runner-test:latest")
         yield engine, data
     shutil.rmtree(directory, ignore_errors=True)
 
@@ -56,7 +56,8 @@ def mounted(folder: Path, size: str) -> Iterator[None]:
     try:
         yield
     finally:
-        subprocess.run(["umount", "--lazy", folder], check=True)
+        if folder.is_mount():  # The private engine unmounts its data itself.
+            subprocess.run(["umount", "--lazy", folder], check=True)
 
 
 def fill(disk: Path) -> Path:

@@ -10,12 +10,12 @@ from pathlib import Path
 import docker
 import pytest
 
+from script.sample_image import import_busybox
 from tests.cluster import wait_for
 from tests.evidence import check_lines
 from tests.faults import private_engine
 from tests.faults.private_engine import PrivateEngine
 from tests.faults.system import LINES, System, running_system
-from tests.parts import make_busybox_image
 
 pytestmark = pytest.mark.docker
 Fault = Callable[[PrivateEngine], None]
@@ -27,7 +27,7 @@ def engine(request: pytest.FixtureRequest, docker_client: docker.DockerClient) -
         pytest.skip("A DOCKERD OF ITS OWN NEEDS ROOT AND dockerd, so the engine's faults are not tested here")
     directory = Path(tempfile.mkdtemp(prefix="engine-", dir="/tmp"))
     with PrivateEngine(directory, *filter(None, [request.param])) as engine:
-        make_busybox_image(engine.client, "workload-runner-test:latest")
+        import_busybox(engine.client, "workload-runner-test:latest")
         yield engine
     shutil.rmtree(directory, ignore_errors=True)
 
