@@ -46,6 +46,38 @@ class HeldAttempt:
     attempt: int
 
 
+@dataclass(frozen=True, slots=True)
+class Layer:
+    """A layer of an image that is being pulled. `status` is `waiting`, `downloading`, `unpacking` or `done`; `current`
+    of `total` bytes of that are done, 0 of 0 where nobody says."""
+
+    id: str
+    status: str
+    current: int = 0
+    total: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Use:
+    """What an attempt's container used over its life, as far as an agent saw it; 0 also where nobody says.
+
+    CPU, memory and GPUs at their highest (`gpu_percent` is the average of its devices), the others in all.
+    `held_back` of `samples` looks found it at its CPU limit.
+    """
+
+    samples: int
+    cpu_millicores: int = 0
+    memory_bytes: int = 0
+    gpu_percent: int = 0
+    gpu_memory_bytes: int = 0
+    cpu_seconds: int = 0
+    received_bytes: int = 0
+    sent_bytes: int = 0
+    read_bytes: int = 0
+    written_bytes: int = 0
+    held_back: int = 0
+
+
 # --- Commands: scheduler to agent ------------------------------------------------------------------------------
 #
 # Every command to one executor has a number, `seq`, growing by one and given by the database in the transaction that
@@ -136,30 +168,45 @@ class Heartbeat:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AttemptProgress:
-    """What an attempt that is not running yet is doing, in words: 'pulling alpine:3.20: 40 %'."""
+    """What an attempt that is not running yet is doing, in words: 'pulling alpine:3.20: 40 %'.
+
+    `layers` while an image is pulled, MOST_LAYERS at most; `accepted_at` and `pulled_at` by the agent's clock.
+    """
 
     kind: ClassVar[str] = "attempt_progress"
     executor_id: str
     job_id: str
     attempt: int
     detail: str
+    layers: list[Layer] = field(default_factory=list)
+    accepted_at: str | None = None
+    pulled_at: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AttemptRunning:
+    """The container runs. `accepted_at` and `pulled_at` (None where the image was there) are by the agent's clock,
+    `created_at` and `started_at` by the engine's. `settings` is what Docker applied, by Docker's own names, without the
+    values of environment variables."""
+
     kind: ClassVar[str] = "attempt_running"
     executor_id: str
     job_id: str
     attempt: int
     container_id: str
     started_at: str
+    accepted_at: str | None = None
+    pulled_at: str | None = None
+    created_at: str | None = None
+    settings: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AttemptFinished:
     """The last event of an attempt. `reason` is one of `jobs.lifecycle.EndReason`; `message` a sentence for a person.
 
-    `exit_code`, `oom_killed` and the times are the engine's own; None where no container ever ran.
+    `exit_code`, `oom_killed` and the times are the engine's own; None where no container ever ran. For `accepted_at`,
+    `pulled_at` and `created_at` see AttemptRunning.
     """
 
     kind: ClassVar[str] = "attempt_finished"
@@ -173,6 +220,10 @@ class AttemptFinished:
     container_id: str = ""
     started_at: str | None = None
     finished_at: str | None = None
+    accepted_at: str | None = None
+    pulled_at: str | None = None
+    created_at: str | None = None
+    use: Use | None = None
 
 
 # --- Events: web to scheduler ----------------------------------------------------------------------------------
@@ -252,6 +303,8 @@ def _value(hint: Any, value: Any) -> Any:
         if value is None and types.NoneType in get_args(hint):
             return None
         return _value(next(arg for arg in get_args(hint) if arg is not types.NoneType), value)
+    if hint is Any:
+        return value
     if dataclasses.is_dataclass(hint):
         return _build(hint, value)  # type: ignore[arg-type]
     if origin is list and isinstance(value, list):
@@ -315,7 +368,8 @@ class Keys:
     def job_logs_meta(self, job_id: str) -> str:
         """Hash: `lines` ever written, `bytes` kept, `dropped` lines that are no longer in the list, `complete` 0 or 1;
         `archived` lines (written by the archiver), bytes `unarchived`, `begin:N` the first line of attempt N; and the
-        agent's own bookkeeping (`agent/logs.py`)."""
+        agent's own bookkeeping (`agent/logs.py`). `tail_stdout` and `tail_stderr`: what each stream has printed behind
+        its last newline so far, its last MOST_TAIL bytes; not counted anywhere, gone when the attempt ends."""
         return f"{self.prefix}job_logs_meta:{job_id}"
 
     @property
@@ -351,6 +405,9 @@ ARCHIVE_AFTER_BYTES = 1024 * 1024
 ARCHIVE_AFTER_SECONDS = 30
 """A log is archived when this much of it is not, or its end came, or after this long. Where it grows slowly, pieces of
 the archive are joined later on."""
+
+MOST_TAIL = 4096
+MOST_LAYERS = 40
 
 JOB_SAMPLES_KEPT = 5000
 JOB_SAMPLES_SECONDS = 24 * 3600

@@ -107,13 +107,18 @@ class Attempt(models.Model):
     reason = models.CharField(max_length=40, blank=True, choices=[(r.value, r.value) for r in EndReason])
     reason_text = models.TextField(blank=True)
     progress = models.CharField(max_length=300, blank=True, help_text="What a STARTING attempt is doing, in words.")
+    layers = models.JSONField(default=list, blank=True, help_text="Of the image being pulled: agent.protocol.Layer.")
     exit_code = models.IntegerField(null=True, blank=True)
     oom_killed = models.BooleanField(default=False)
     container_id = models.CharField(max_length=64, blank=True)
     placed_at = models.DateTimeField()
+    accepted_at = models.DateTimeField(null=True, blank=True, help_text="By the agent's clock, as are the next two.")
+    pulled_at = models.DateTimeField(null=True, blank=True, help_text="None where the image was there already.")
+    created_at = models.DateTimeField(null=True, blank=True, help_text="The container; by the engine.")
     running_since = models.DateTimeField(null=True, blank=True, help_text="Heard of, by the scheduler's clock.")
     started_at = models.DateTimeField(null=True, blank=True, help_text="By the engine.")
     finished_at = models.DateTimeField(null=True, blank=True, help_text="By the engine where a container ran.")
+    use = models.JSONField(null=True, blank=True, help_text="At its end, where anybody saw it: agent.protocol.Use.")
 
     start_command = models.PositiveBigIntegerField(help_text="The seq of its start command.")
     stop_command = models.PositiveBigIntegerField(null=True, blank=True, help_text="The seq of its stop command.")
@@ -138,6 +143,39 @@ class Attempt(models.Model):
     @property
     def container_name(self) -> str:
         return f"job-{self.job_id}-{self.number}"
+
+
+class ContainerSettings(models.Model):
+    """What Docker applied to an attempt's container, by Docker's own names; without values of environment variables."""
+
+    attempt = models.OneToOneField(
+        Attempt, primary_key=True, on_delete=models.CASCADE, related_name="container_settings"
+    )
+    applied = models.JSONField(default=dict)
+
+    def __str__(self) -> str:
+        return f"settings of the container of {self.attempt}"
+
+
+class JobEvent(models.Model):
+    """What a person did to a job. All else that happened to it stands in its own row and its attempts'."""
+
+    class Kind(models.TextChoices):
+        ABORT = "abort"
+        PRIORITY = "priority"
+        RETRY = "retry"
+
+    job = models.ForeignKey(Job, on_delete=models.CASCADE, related_name="events")
+    at = models.DateTimeField()
+    kind = models.CharField(max_length=16, choices=Kind.choices)
+    by = models.CharField(max_length=150, blank=True, help_text="The user's name, or '' where nobody knows.")
+    text = models.CharField(max_length=200, blank=True, help_text="What there is to add.")
+
+    class Meta:
+        ordering = ["id"]
+
+    def __str__(self) -> str:
+        return f"{self.kind} {self.job_id}"
 
 
 class LogArchive(models.Model):

@@ -6,21 +6,23 @@ everything at once. Messages about any but the current, live attempt of a job fi
 something twice changes nothing.
 """
 
+import json
 from collections import Counter, defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from datetime import datetime, timedelta
+from typing import Any
 from uuid import UUID
 
 from django.db.models import Q
 from django.utils.dateparse import parse_datetime
 
-from agent.protocol import AttemptFinished, AttemptProgress, AttemptRunning, Command
+from agent.protocol import MOST_LAYERS, AttemptFinished, AttemptProgress, AttemptRunning, Command
 from executors.models import Executor
 from executors.writes import update_rows
 from jobs import commands, lifecycle
 from jobs.lifecycle import Budget, EndReason, State, Trigger
-from jobs.models import Attempt, Job
+from jobs.models import Attempt, ContainerSettings, Job
 from jobs.scheduling.placement import Placement
 
 _JOB_FIELDS = [
@@ -41,18 +43,26 @@ _ATTEMPT_FIELDS = [
     "reason",
     "reason_text",
     "progress",
+    "layers",
     "exit_code",
     "oom_killed",
     "container_id",
+    "accepted_at",
+    "pulled_at",
+    "created_at",
     "running_since",
     "started_at",
     "finished_at",
+    "use",
     "stop_command",
     "stop_why",
 ]
 
 _STOPPED_FOR = {"timeout": EndReason.TIMEOUT, "start_timeout": EndReason.START_TIMEOUT}
 """What it means that an agent stopped an attempt, by why it was told to, where that is not a person's wish."""
+
+MOST_SETTINGS = 16 * 1024
+"""Characters of a container's settings that are kept; what agents send stays below."""
 
 
 def request_abort(job: Job, now: datetime) -> None:
@@ -112,6 +122,7 @@ class Ledger:
         self.outcome = Outcome()
         self._live: dict[UUID, Attempt] = {}
         self._dirty: dict[UUID, Attempt] = {}
+        self._settings: list[ContainerSettings] = []
         self._counters: dict[str, Executor] = {}
 
     def load(self, which: Q) -> list[Attempt]:
@@ -179,6 +190,8 @@ class Ledger:
         """What a STARTING attempt is doing, in words."""
         if attempt.state == State.STARTING:
             attempt.progress = clean(event.detail, 300)
+            attempt.layers = [storable(asdict(layer)) for layer in event.layers[:MOST_LAYERS]]
+            _note_start(attempt, event)
             self._change(attempt)
 
     def running(self, attempt: Attempt, event: AttemptRunning) -> None:
@@ -191,6 +204,10 @@ class Ledger:
         attempt.running_since = self.now
         attempt.started_at = attempt.job.started_at = engine_time(event.started_at) or self.now
         attempt.container_id, attempt.progress = clean(event.container_id, 64), ""
+        attempt.layers = []
+        _note_start(attempt, event)
+        if event.settings:
+            self._settings.append(ContainerSettings(attempt=attempt, applied=bounded(event.settings)))
         self.outcome.lines.append(f"job {attempt.job_id} RUNNING on {attempt.executor_name}")
         self._change(attempt)
 
@@ -202,6 +219,8 @@ class Ledger:
         attempt.started_at = engine_time(event.started_at) or attempt.started_at
         attempt.container_id = clean(event.container_id, 64) or attempt.container_id
         attempt.oom_killed = event.oom_killed
+        attempt.use = asdict(event.use) if event.use else None
+        _note_start(attempt, event)
         self._end(attempt, reason, event.exit_code, message, engine_time(event.finished_at))
 
     def close(self, attempt: Attempt, reason: EndReason, message: str = "") -> None:
@@ -230,6 +249,7 @@ class Ledger:
 
         attempt.state, attempt.reason, attempt.reason_text = verdict.attempt_state, verdict.reason, verdict.sentence
         attempt.exit_code, attempt.finished_at, attempt.progress = exit_code, ended_at, ""
+        attempt.layers = []
         job.state, job.reason, job.reason_text = after.value, verdict.reason.value, verdict.sentence
         job.retries_used, job.platform_failures = verdict.retries_used, verdict.platform_failures
         job.exit_code, job.started_at = exit_code, attempt.started_at or job.started_at
@@ -270,6 +290,9 @@ class Ledger:
         self._dirty = {}
         update_rows(attempts, _ATTEMPT_FIELDS)
         update_rows([attempt.job for attempt in attempts], _JOB_FIELDS)
+        if self._settings:
+            ContainerSettings.objects.bulk_create(self._settings)
+            self._settings = []
         self._write_counters()
 
     def _change(self, attempt: Attempt) -> None:
@@ -309,6 +332,14 @@ def end_reason(event: AttemptFinished) -> EndReason:
         return EndReason.COMPLETED if event.exit_code == 0 else EndReason.EXIT_NONZERO
 
 
+def _note_start(attempt: Attempt, event: AttemptProgress | AttemptRunning | AttemptFinished) -> None:
+    """When the agent took it, and had image and container; an older agent does not say."""
+    attempt.accepted_at = engine_time(event.accepted_at) or attempt.accepted_at
+    attempt.pulled_at = engine_time(event.pulled_at) or attempt.pulled_at
+    if not isinstance(event, AttemptProgress):
+        attempt.created_at = engine_time(event.created_at) or attempt.created_at
+
+
 def engine_time(text: str | None) -> datetime | None:
     """A time as the engine gives it; None for none, for one that cannot be read, and for the engine's 'never'."""
     try:
@@ -321,3 +352,21 @@ def engine_time(text: str | None) -> datetime | None:
 def clean(text: str, limit: int) -> str:
     """Text from a node, cut to the column and without the one character that PostgreSQL does not store."""
     return text.replace("\0", "")[:limit]
+
+
+def storable(value: Any) -> Any:
+    """JSON from a node, without the one character that PostgreSQL does not store."""
+    if isinstance(value, dict):
+        return {storable(name): storable(item) for name, item in value.items()}
+    if isinstance(value, list):
+        return [storable(item) for item in value]
+    return value.replace("\0", "") if isinstance(value, str) else value
+
+
+def bounded(settings: dict[str, Any]) -> dict[str, Any]:
+    """Settings of a container as they may be stored."""
+    size = len(json.dumps(settings))
+    if size > MOST_SETTINGS:
+        return {"": f"{size} characters of settings are too many to be kept"}
+    stored: dict[str, Any] = storable(settings)
+    return stored

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from agent.protocol import (
     AttemptFinished,
+    AttemptRunning,
     Event,
     Gpu,
     Heartbeat,
@@ -34,6 +35,14 @@ HELLO = Hello(
     last_command=7,
     held=[HeldAttempt("a-job", 2)],
 )
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(),
+    lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
+    max_leaves=4,
+)
+st.register_type_strategy(AttemptRunning, st.builds(AttemptRunning, settings=st.dictionaries(st.text(), json_values)))
 
 
 @given(st.one_of([st.from_type(cls) for cls in get_args(Message)]))

@@ -1,18 +1,18 @@
 """`request_abort` and the writing itself; what events lead to is in test_scheduler.py."""
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 import pytest
 from django.db import transaction
 from django.db.models import Q
 from django.utils import timezone
 
-from agent.protocol import AttemptFinished
+from agent.protocol import AttemptFinished, AttemptProgress, AttemptRunning, Layer, Use
 from executors.models import Executor
 from jobs.lifecycle import EndReason, IllegalTransition
 from jobs.models import Attempt, Job
 from jobs.scheduling.placement import Placement
-from jobs.transitions import Ledger, clean, end_reason, engine_time, request_abort
+from jobs.transitions import Ledger, bounded, clean, end_reason, engine_time, request_abort
 from tests.jobs.node import submit
 
 pytestmark = pytest.mark.django_db
@@ -94,6 +94,39 @@ def test_an_attempt_that_ended_is_not_found_again(executor: Executor) -> None:
         assert ledger.find(job.id, 1, "n1") is None
         assert ledger.load(Q(job_id=job.id)) == []
     assert Job.objects.get().state == "PENDING"
+
+
+def test_what_the_agent_tells_of_start_settings_and_use_is_kept(executor: Executor) -> None:
+    job = submit()
+    place(job)
+    names = {"executor_id": "n1", "job_id": str(job.id), "attempt": 1}
+    layers = [Layer("a1\0", "downloading", 5, 9), Layer("b2", "waiting")]
+    start = {"accepted_at": "2026-11-24T13:00:00Z", "pulled_at": "2026-11-24T13:00:05.5Z"}
+    created = {**start, "created_at": "2026-11-24T13:00:06Z"}
+
+    def apply(what: str, event: AttemptProgress | AttemptRunning | AttemptFinished) -> Attempt:
+        ledger = Ledger(NOW)
+        with transaction.atomic():
+            [attempt] = ledger.load(Q(job_id=job.id))
+            getattr(ledger, what)(attempt, event)
+            ledger.write()
+        return Attempt.objects.get()
+
+    attempt = apply("progress", AttemptProgress(**names, detail="pulling", layers=layers, accepted_at=None))
+    assert [(layer["id"], layer["current"]) for layer in attempt.layers] == [("a1", 5), ("b2", 0)]
+    assert (attempt.accepted_at, attempt.use) == (None, None)
+    settings = {"Image": "sha256:1", "HostConfig": {"CapAdd": ["CHOWN\0"], "Memory": 1}}
+    running = AttemptRunning(**names, container_id="c", started_at="2026-11-24T13:00:07Z", **created, settings=settings)
+    attempt = apply("running", running)
+    assert (attempt.layers, attempt.container_settings.applied["HostConfig"]["CapAdd"]) == ([], ["CHOWN"])
+    assert attempt.created_at - attempt.accepted_at == timedelta(seconds=6)
+    attempt = apply("finish", AttemptFinished(**names, reason="completed", exit_code=0, use=Use(3, memory_bytes=2**40)))
+    assert (attempt.use["samples"], attempt.use["memory_bytes"]) == (3, 2**40)
+    assert attempt.pulled_at == datetime(2026, 11, 24, 13, 0, 5, 500000, tzinfo=UTC)
+
+
+def test_settings_that_are_too_many_are_not_kept_and_said_to_be() -> None:
+    assert bounded({"a": "x" * 20_000}) == {"": "20009 characters of settings are too many to be kept"}
 
 
 @pytest.mark.parametrize(
