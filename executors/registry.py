@@ -11,7 +11,7 @@ from datetime import datetime
 
 from agent.protocol import Heartbeat, Hello
 from executors.models import Executor, ExecutorEvent
-from executors.writes import update_rows
+from executors.writes import insert_rows, update_rows
 
 State = Executor.State
 Kind = ExecutorEvent.Kind
@@ -79,7 +79,7 @@ def record(messages: Sequence[Hello | Heartbeat], holding_superseded: Collection
         if kind is not None:
             report.lines.append(_line(row, kind))
             happened.append(ExecutorEvent(executor=row, kind=kind, at=now, text=row.problem))
-    ExecutorEvent.objects.bulk_create(happened)
+    insert_rows(happened)
     update_rows([row for row in known.values() if row.id not in described], _SEEN)
     update_rows([known[executor_id] for executor_id in sorted(described)], _SEEN + _DESCRIBED)
     report.executors = known
@@ -93,9 +93,7 @@ def lose(executors: Iterable[Executor], now: datetime) -> list[str]:
         executor.state = State.LOST
         executor.problem = f"No heartbeat since {executor.last_heartbeat_at:%Y-%m-%d %H:%M:%S} UTC."
     update_rows(lost, ["state", "problem"])
-    ExecutorEvent.objects.bulk_create(
-        [ExecutorEvent(executor=executor, kind=Kind.LOST, at=now, text=executor.problem) for executor in lost]
-    )
+    insert_rows([ExecutorEvent(executor=executor, kind=Kind.LOST, at=now, text=executor.problem) for executor in lost])
     return [f"executor {executor.name} ({executor.id}) lost: {executor.problem}" for executor in lost]
 
 

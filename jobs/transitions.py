@@ -19,7 +19,7 @@ from django.utils.dateparse import parse_datetime
 
 from agent.protocol import MOST_LAYERS, AttemptFinished, AttemptProgress, AttemptRunning, Command
 from executors.models import Executor
-from executors.writes import update_rows
+from executors.writes import insert_rows, update_rows
 from jobs import commands, lifecycle
 from jobs.lifecycle import Budget, EndReason, State, Trigger
 from jobs.models import Attempt, ContainerSettings, Job
@@ -160,7 +160,7 @@ class Ledger:
             job, executor = jobs.get(placement.job_id), self._counters.get(placement.executor_id)
             if job is not None and executor is not None:
                 attempts.append(self._place(job, executor, placement.gpu_indices))
-        Attempt.objects.bulk_create(attempts)
+        insert_rows(attempts)
         update_rows([attempt.job for attempt in attempts], _JOB_FIELDS)
         self._write_counters()
         return attempts

@@ -7,7 +7,6 @@ from django.utils import timezone
 from agent.protocol import Gpu, Heartbeat, Hello
 from executors import registry
 from executors.models import Executor
-from executors.writes import update_rows
 
 pytestmark = pytest.mark.django_db
 NOW = timezone.now()
@@ -86,16 +85,3 @@ def test_a_heartbeat_of_a_node_that_never_said_hello_registers_nothing() -> None
     report = registry.record([heartbeat(executor_id="unknown")], (), NOW)
     assert report.strangers == {"unknown"}
     assert not Executor.objects.exists()
-
-
-def test_many_rows_are_written_with_their_own_values() -> None:
-    for name in ("a", "b"):
-        registry.record(
-            [Hello(executor_id=name, name=name, address="", cpu_millicores=1, memory_bytes=1, last_command=0)], (), NOW
-        )
-    rows = list(Executor.objects.order_by("id"))
-    rows[0].labels, rows[1].labels = {"x": "1"}, {}
-    rows[0].problem = "not written"
-    update_rows(rows, ["labels"])
-    assert list(Executor.objects.order_by("id").values_list("labels", "problem")) == [({"x": "1"}, ""), ({}, "")]
-    update_rows([], ["labels"])
