@@ -4,14 +4,15 @@ import asyncio
 import json
 import logging
 import secrets
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from typing import Annotated, Any, Literal
 from uuid import UUID
 
 from django.http import HttpRequest, HttpResponse, StreamingHttpResponse
 from django.http.response import HttpResponseBase
 from django.utils import timezone
-from ninja import Query, Router
+from ninja import Header, Query, Router
+from ninja.errors import HttpError
 from pydantic import BeforeValidator
 
 from agent.protocol import PassRequest
@@ -25,6 +26,7 @@ from jobs.logs import PAGE_LINES, LogPage, follow_log, read_log, read_log_async
 from jobs.models import Job
 from jobs.schemas import (
     TAIL_LINES,
+    BatchAccepted,
     BulkRequest,
     BulkResult,
     JobAccepted,
@@ -40,7 +42,7 @@ from jobs.schemas import (
 )
 from jobs.services import JobNotFound
 from jobs.snapshot import never_fits, why_waiting
-from jobs.submission import InvalidSubmission, JobSubmission
+from jobs.submission import MOST_IN_BATCH, InvalidSubmission, JobSubmission, parse_batch
 
 logger = logging.getLogger(__name__)
 router = Router(tags=["Jobs"])
@@ -49,26 +51,114 @@ PASS_WAIT_SECONDS = 4
 """How long POST /schedule waits for the scheduler; below the client's own time-out of 5 s."""
 
 
+BATCH_BYTES = 32 * 1024**2
+SHAPES_CHECKED = 20
+"""Of a batch, for which is said that no executor could fit them."""
+
+
 class NoScheduler(RuntimeError):
     """No scheduler answered a request for a pass."""
+
+
+class BatchTooLarge(ValueError):
+    """The body of a batch is larger than BATCH_BYTES."""
 
 
 # --- Submit, list, look, abort -----------------------------------------------------------------------------------
 
 
+IdempotencyKey = Annotated[
+    str,
+    Header(
+        alias="Idempotency-Key",
+        description="Of your choice, such as a UUID. The same submission repeated under it within a day makes no "
+        "second job and answers with the first; another submission under it is refused with 409.",
+    ),
+]
+
+
 @router.post("/jobs", response={201: JobAccepted}, summary="Submit a job")
-def submit_job(request: HttpRequest, response: HttpResponse, submission: JobSubmission) -> dict[str, Any]:
+def submit_job(
+    request: HttpRequest, response: HttpResponse, submission: JobSubmission, idempotency_key: IdempotencyKey = ""
+) -> dict[str, Any]:
     """Accepts a job: once this answers 201 it is never lost, and it reaches a final status.
 
     A command given as one string is split as a shell would; the answer shows the list.
     """
-    job = services.submit(submission, request.user)
+    if idempotency_key:
+        accepted = services.submit_all([submission], request.user, idempotency_key)
+        job = _job(str(accepted.ids[0]))
+    else:
+        job = services.submit(submission, request.user)
     response["Location"] = f"/api/v1/jobs/{job.id}"
     return {**summary(job), "warning": _warning(job)}
 
 
 def _warning(job: Job) -> str | None:
     return never_fits(job) or (services.NOT_TOLD if broker.is_away() else None)
+
+
+_BATCH_BODY = {
+    "required": True,
+    "content": {
+        "application/json": {
+            "schema": {
+                "type": "object",
+                "required": ["jobs"],
+                "properties": {
+                    "jobs": {
+                        "type": "array",
+                        "minItems": 1,
+                        "maxItems": MOST_IN_BATCH,
+                        "items": {"$ref": "#/components/schemas/JobSubmission"},
+                    }
+                },
+            }
+        }
+    },
+}
+
+
+@router.post(
+    "/jobs/batch",
+    response={201: BatchAccepted},
+    summary="Submit many jobs, all or none",
+    openapi_extra={"requestBody": _BATCH_BODY},
+)
+def submit_batch(request: HttpRequest, response: HttpResponse, idempotency_key: IdempotencyKey = "") -> dict[str, Any]:
+    """Up to 10,000 jobs, each as for `POST /jobs`, in 32 MB at most. Where one is wrong none is accepted, and `fields`
+    names what is wrong as `jobs[17].docker_image`, counted from 0.
+
+    Send an Idempotency-Key, so that you can repeat the request when no answer came.
+    """
+    accepted = services.submit_all(parse_batch(_read_json(request)), request.user, idempotency_key)
+    return {"job_ids": accepted.ids, "repeated": not accepted.new, "warnings": _batch_warnings(accepted.new)}
+
+
+def _read_json(request: HttpRequest) -> Any:
+    """The body of a batch, which may be larger than others. Raises BatchTooLarge and, as ninja does, HttpError."""
+    body = request.read(BATCH_BYTES + 1)
+    if len(body) > BATCH_BYTES:
+        raise BatchTooLarge(f"A batch may be {BATCH_BYTES // 1024**2} MB at most: send it in parts.")
+    try:
+        return json.loads(body)
+    except (ValueError, RecursionError) as error:
+        raise HttpError(400, "The body is not JSON.") from error
+
+
+def _batch_warnings(jobs: Sequence[Job]) -> list[dict[str, Any]]:
+    by_shape: dict[str, list[int]] = {}
+    for index, job in enumerate(jobs):
+        by_shape.setdefault(job.shape, []).append(index)
+    shapes = list(by_shape.values())[:SHAPES_CHECKED]
+    warnings = [
+        {"jobs": len(indices), "first": indices[0], "message": message}
+        for indices in shapes
+        if (message := never_fits(jobs[indices[0]]))
+    ]
+    if jobs and broker.is_away():
+        warnings.append({"jobs": len(jobs), "first": 0, "message": services.NOT_TOLD})
+    return warnings
 
 
 @router.get("/jobs", response=JobList, summary="List jobs, newest first")
@@ -115,9 +205,7 @@ def change_jobs(request: HttpRequest, body: BulkRequest) -> dict[str, Any]:
 @router.get("/jobs/{job_id}", response=JobDetail, summary="Look at a job")
 def get_job(request: HttpRequest, job_id: str) -> dict[str, Any]:
     """The job with its attempts, why it waits, and the end of its log."""
-    job = Job.objects.select_related("owner", "executor").filter(id=known_id(job_id)).first()
-    if job is None:
-        raise no_such_job(job_id)
+    job = _job(job_id)
     try:
         log = read_log(broker.client(), job.id, limit=TAIL_LINES)
     except (*RedisUnavailable, ArchiveUnavailable) as error:
@@ -159,6 +247,13 @@ def change_job(request: HttpRequest, job_id: str, body: JobChange) -> dict[str, 
 @router.delete("/jobs/{job_id}", response=JobSummary, summary="Abort a job (the same as POST …/abort)")
 def delete_job(request: HttpRequest, job_id: str) -> dict[str, Any]:
     return abort_job(request, job_id)
+
+
+def _job(job_id: str) -> Job:
+    job = Job.objects.select_related("owner", "executor").filter(id=known_id(job_id)).first()
+    if job is None:
+        raise no_such_job(job_id)
+    return job
 
 
 def known_id(text: str) -> UUID:

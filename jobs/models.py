@@ -178,6 +178,19 @@ class JobEvent(models.Model):
         return f"{self.kind} {self.job_id}"
 
 
+class SubmissionKey(models.Model):
+    """An idempotency key under which somebody submitted jobs: asked again, the same jobs are the answer."""
+
+    id = models.CharField(primary_key=True, max_length=64, help_text="Digest of the owner and the key.")
+    owner = models.ForeignKey(settings.AUTH_USER_MODEL, null=True, on_delete=models.CASCADE, db_index=False)
+    submission = models.CharField(max_length=64, help_text="Digest of what was submitted.")
+    job_ids = models.JSONField(help_text="In the order in which they were submitted.")
+    made_at = models.DateTimeField(db_index=True)
+
+    def __str__(self) -> str:
+        return f"{len(self.job_ids)} jobs submitted under a key"
+
+
 class LogArchive(models.Model):
     """How far a job's log has come in the archive. The truth about it: what Redis says of it is a copy.
 

@@ -16,7 +16,7 @@ from django.utils import timezone
 from executors import broker
 from executors.broker import keys
 from executors.models import Executor
-from jobs import archive, archiver
+from jobs import archive, archiver, idempotency
 from jobs.lifecycle import FINAL
 from jobs.listing import as_job_id
 from jobs.models import FINAL_STATES, Job
@@ -55,6 +55,7 @@ class Cleaner:
         """One step; the seconds until the next. Raises ArchiveUnavailable, redis.RedisError or a database error."""
         client = broker.client()
         more = delete_old_jobs(client, timezone.now())
+        idempotency.forget_old(timezone.now())
         if self._clock() >= self._next_scan:
             delete_leftovers(client)
             self._next_scan = self._clock() + SCAN_SECONDS

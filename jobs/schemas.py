@@ -60,6 +60,20 @@ class JobAccepted(JobSummary):
     )
 
 
+class BatchWarning(Schema):
+    jobs: int = Field(description="How many jobs of the batch it is about.")
+    first: int = Field(description="The index of the first of them.")
+    message: str
+
+
+class BatchAccepted(Schema):
+    job_ids: list[UUID] = Field(description="In the order of the jobs in the request.")
+    repeated: bool = Field(description="The same was submitted before under this idempotency key: no job is new.")
+    warnings: list[BatchWarning] = Field(
+        description="Of new jobs that no registered executor could ever fit, or that the scheduler hears of only later."
+    )
+
+
 class JobList(Schema):
     jobs: list[JobSummary]
     next_cursor: UUID | None = Field(

@@ -6,6 +6,7 @@ The API, the pages and the tests all come through here.
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from enum import StrEnum
 
 from django.contrib.auth.models import AnonymousUser, User
@@ -14,7 +15,8 @@ from django.utils import timezone
 
 from agent.protocol import Wake
 from executors import broker
-from jobs import transitions
+from executors.writes import insert_rows
+from jobs import idempotency, transitions
 from jobs.lifecycle import FINAL, State
 from jobs.models import Job
 from jobs.submission import MAX_PRIORITY, MIN_PRIORITY, InvalidSubmission, JobSubmission
@@ -48,10 +50,49 @@ class JobNotPending(ValueError):
 
 def submit(submission: JobSubmission, owner: User | AnonymousUser | None = None) -> Job:
     """Accept a job: when this returns it is in the database, and the scheduler has been woken."""
-    owned_by = owner if owner is not None and owner.is_authenticated else None
-    job = Job.objects.create(owner=owned_by, submitted_at=timezone.now(), **submission.job_fields())
+    job = _new(submission, _owned_by(owner), timezone.now())
+    job.save(force_insert=True)
     _announce(job)
     return job
+
+
+@dataclass(frozen=True, slots=True)
+class Accepted:
+    """The ids of submitted jobs, in their order, and those that are new; none where an earlier submission under the
+    same key had made them."""
+
+    ids: list[uuid.UUID]
+    new: list[Job]
+
+
+def submit_all(
+    submissions: Sequence[JobSubmission], owner: User | AnonymousUser | None = None, key: str = ""
+) -> Accepted:
+    """Accept all of these jobs, or, where anything goes wrong, none. Under an idempotency `key` only once.
+
+    Raises InvalidSubmission for a key that cannot be one, and KeyUsedOtherwise.
+    """
+    if problem := idempotency.key_problem(key):
+        raise InvalidSubmission({"Idempotency-Key": [problem]})
+    owned_by, now = _owned_by(owner), timezone.now()
+    jobs = [_new(submission, owned_by, now) for submission in submissions]
+    ids = new_ids = [job.id for job in jobs]
+    with transaction.atomic():
+        if key:
+            ids = idempotency.claim(key, owned_by, jobs, now)
+        if ids == new_ids:
+            insert_rows(jobs)
+    # Again where they are not new: who accepted them may have died before saying so.
+    _announce_accepted(ids)
+    return Accepted(ids, jobs if ids == new_ids else [])
+
+
+def _owned_by(owner: User | AnonymousUser | None) -> User | None:
+    return owner if owner is not None and owner.is_authenticated else None
+
+
+def _new(submission: JobSubmission, owner: User | None, now: datetime) -> Job:
+    return Job(owner=owner, submitted_at=now, **submission.job_fields())
 
 
 def abort(job_id: uuid.UUID) -> Job:
@@ -199,3 +240,9 @@ def _announce(*jobs: Job) -> None:
     ids = [str(job.id) for job in jobs]
     if broker.send_event(Wake(job_ids=ids)):  # else Redis is away, and waiting for it twice helps nobody
         broker.publish_changes(jobs=ids, executors={job.executor_id for job in jobs if job.executor_id})
+
+
+def _announce_accepted(job_ids: Sequence[uuid.UUID]) -> None:
+    """As `_announce`, for jobs submitted together: their ids are neighbours, so that the wake names the two ends."""
+    if broker.send_event(Wake(first_job_id=str(min(job_ids)), last_job_id=str(max(job_ids)))):
+        broker.publish_changes(jobs=job_ids)

@@ -18,6 +18,7 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
+    TypeAdapter,
     ValidationError,
     ValidationInfo,
     WithJsonSchema,
@@ -35,6 +36,7 @@ MAX_ARGUMENT_BYTES = 128 * 1024 - 1
 """Linux starts no program with a longer single argument or environment entry."""
 MAX_ERRORS = 20
 MIN_PRIORITY, MAX_PRIORITY = -1000, 1000
+MOST_IN_BATCH = 10_000
 
 
 class InvalidSubmission(ValueError):
@@ -315,6 +317,40 @@ def parse_submission(raw: Mapping[str, Any]) -> JobSubmission:
         return JobSubmission.model_validate(raw)
     except ValidationError as error:
         raise InvalidSubmission(explain(error.errors(include_url=False))) from error
+
+
+_BATCH = TypeAdapter(list[JobSubmission])
+
+
+def parse_batch(raw: object) -> list[JobSubmission]:
+    """The submissions of a batch, `{"jobs": […]}` or the list alone.
+
+    Raises InvalidSubmission, which names a field as `jobs[17].docker_image` (counted from 0).
+    """
+    bodies = raw.get("jobs") if isinstance(raw, Mapping) else raw
+    if isinstance(raw, Mapping) and (unknown := sorted(raw.keys() - {"jobs"})):
+        raise InvalidSubmission({str(name): ["There is no such field. The only one is jobs."] for name in unknown})
+    if not isinstance(bodies, list) or not bodies:
+        raise InvalidSubmission({"jobs": ["Must be a list of at least one job, each as for POST /jobs."]})
+    if len(bodies) > MOST_IN_BATCH:
+        sentence = f"Holds {len(bodies):,} jobs, and {MOST_IN_BATCH:,} are the most: send the others in another batch."
+        raise InvalidSubmission({"jobs": [sentence]})
+    try:
+        return _BATCH.validate_python(bodies)
+    except ValidationError as error:
+        raise InvalidSubmission(_explain_batch(error)) from error
+
+
+def _explain_batch(error: ValidationError) -> dict[str, list[str]]:
+    fields: dict[str, list[str]] = {}
+    for item in error.errors(include_url=False)[:MAX_ERRORS]:
+        place = f"jobs[{item['loc'][0]}]"
+        for name, sentences in explain([{**item, "loc": item["loc"][1:]}]).items():
+            known = fields.setdefault(place if name == "body" else f"{place}.{name}", [])
+            known += [sentence for sentence in sentences if sentence not in known]
+    if error.error_count() > MAX_ERRORS:
+        fields["jobs"] = [f"Only the first {MAX_ERRORS} of {error.error_count():,} mistakes are listed."]
+    return fields
 
 
 # --- What is wrong, in words -----------------------------------------------------------------------------------

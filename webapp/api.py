@@ -18,6 +18,7 @@ from executors.models import Executor
 from executors.services import ExecutorInUse, ExecutorNotFound, InvalidLabels
 from jobs import api as jobs_api
 from jobs.archive import ArchiveUnavailable
+from jobs.idempotency import KeyUsedOtherwise
 from jobs.lifecycle import State
 from jobs.models import Job
 from jobs.services import JobIsFinal, JobNotFinal, JobNotFound, JobNotPending
@@ -31,8 +32,9 @@ Submit containers as jobs, follow them, and look after the executors that run th
 CPU is in cores, memory in GB of 1024³ bytes; fractions are welcome. Times are UTC.
 
 Every error has one shape: `{"error": {"code": "…", "message": "…", "fields": {"cpu_cores": ["…"]}}}`. 400: not JSON;
-401: log in (a browser's session, or HTTP Basic); 404: no such job or executor; 409: the job has ended, or not yet;
-413: over 1 MB; 422: a field is wrong, and `fields` says how; 503: Redis or the scheduler does not answer.
+401: log in (a browser's session, or HTTP Basic); 404: no such job or executor; 409: the job has ended, or not
+yet, or the idempotency key is another submission's; 413: over 1 MB, or a batch over 32 MB; 422: a field is wrong, and
+`fields` says how; 503: Redis or the scheduler does not answer.
 """
 
 
@@ -160,6 +162,16 @@ def job_not_pending(request: HttpRequest, error: JobNotPending) -> HttpResponse:
 @api.exception_handler(InvalidSubmission)
 def invalid_value(request: HttpRequest, error: InvalidSubmission) -> HttpResponse:
     return error_response(422, f"Not accepted because of: {', '.join(error.fields)}.", "invalid", error.fields)
+
+
+@api.exception_handler(KeyUsedOtherwise)
+def key_used_otherwise(request: HttpRequest, error: KeyUsedOtherwise) -> HttpResponse:
+    return error_response(409, str(error), "idempotency_key_used")
+
+
+@api.exception_handler(jobs_api.BatchTooLarge)
+def batch_too_large(request: HttpRequest, error: jobs_api.BatchTooLarge) -> HttpResponse:
+    return error_response(413, str(error))
 
 
 @api.exception_handler(jobs_api.NoScheduler)

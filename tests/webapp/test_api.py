@@ -183,6 +183,7 @@ def test_the_schema_describes_every_address(client: Client) -> None:
     schema = client.get("/api/v1/openapi.json").json()
     assert set(schema["paths"]) == {
         "/api/v1/jobs",
+        "/api/v1/jobs/batch",
         "/api/v1/jobs/{job_id}",
         "/api/v1/jobs/{job_id}/abort",
         "/api/v1/jobs/{job_id}/retry",
