@@ -6,21 +6,33 @@ from django.db import migrations, models
 
 
 class Migration(migrations.Migration):
-
     dependencies = [
-        ('jobs', '0006_job_page'),
+        ("jobs", "0006_job_page"),
         migrations.swappable_dependency(settings.AUTH_USER_MODEL),
     ]
 
     operations = [
         migrations.CreateModel(
-            name='SubmissionKey',
+            name="SubmissionKey",
             fields=[
-                ('id', models.CharField(help_text='Digest of the owner and the key.', max_length=64, primary_key=True, serialize=False)),
-                ('submission', models.CharField(help_text='Digest of what was submitted.', max_length=64)),
-                ('job_ids', models.JSONField(help_text='In the order in which they were submitted.')),
-                ('made_at', models.DateTimeField(db_index=True)),
-                ('owner', models.ForeignKey(db_index=False, null=True, on_delete=django.db.models.deletion.CASCADE, to=settings.AUTH_USER_MODEL)),
+                (
+                    "id",
+                    models.CharField(
+                        help_text="Digest of the owner and the key.", max_length=64, primary_key=True, serialize=False
+                    ),
+                ),
+                ("submission", models.CharField(help_text="Digest of what was submitted.", max_length=64)),
+                ("job_ids", models.JSONField(help_text="In the order in which they were submitted.")),
+                ("made_at", models.DateTimeField(db_index=True)),
+                (
+                    "owner",
+                    models.ForeignKey(
+                        db_index=False,
+                        null=True,
+                        on_delete=django.db.models.deletion.CASCADE,
+                        to=settings.AUTH_USER_MODEL,
+                    ),
+                ),
             ],
         ),
     ]
