@@ -1,16 +1,14 @@
 """axe-core on every page, light and dark, wide and narrow: no violation; and the weight of the pages."""
 
 import gzip
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import docker
 import pytest
 from playwright.sync_api import Browser, Page, Response, expect
 
 from tests.cluster import Cluster
-from tests.e2e.browser import chromium, page_of
+from tests.e2e.browser import page_of
 
 pytestmark = [pytest.mark.docker, pytest.mark.browser]
 
@@ -35,20 +33,8 @@ MAX_KILOBYTES = 150
 
 
 @pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with chromium() as browser:
-        yield browser
-
-
-@pytest.fixture(scope="module")
-def cluster(
-    tmp_path_factory: pytest.TempPathFactory, test_image: str, docker_client: docker.DockerClient
-) -> Iterator[Cluster]:
-    with Cluster(tmp_path_factory.mktemp("cluster"), test_image, docker_client) as cluster:
-        cluster.start_web()
-        cluster.start_scheduler()
-        cluster.start_agent()
-        yield cluster
+def cluster(whole_cluster: Cluster) -> Cluster:
+    return whole_cluster
 
 
 @pytest.fixture(scope="module")

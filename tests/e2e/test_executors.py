@@ -5,31 +5,18 @@ import subprocess
 import sys
 from collections.abc import Iterator
 
-import docker
 import pytest
 from playwright.sync_api import Browser, Page, expect
 
 from tests.cluster import Cluster, wait_for
-from tests.e2e.browser import chromium, page_of
+from tests.e2e.browser import page_of
 
 pytestmark = [pytest.mark.docker, pytest.mark.browser]
 
 
 @pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with chromium() as browser:
-        yield browser
-
-
-@pytest.fixture(scope="module")
-def cluster(
-    tmp_path_factory: pytest.TempPathFactory, test_image: str, docker_client: docker.DockerClient
-) -> Iterator[Cluster]:
-    with Cluster(tmp_path_factory.mktemp("cluster"), test_image, docker_client) as cluster:
-        cluster.start_web()
-        cluster.start_scheduler()
-        cluster.start_agent()
-        yield cluster
+def cluster(whole_cluster: Cluster) -> Cluster:
+    return whole_cluster
 
 
 @pytest.fixture

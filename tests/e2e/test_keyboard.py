@@ -3,32 +3,21 @@
 import re
 from collections.abc import Iterator
 
-import docker
 import pytest
 from playwright.sync_api import Browser, Page, expect
 
 from tests.cluster import Cluster, wait_for
-from tests.e2e.browser import chromium, page_of
+from tests.e2e.browser import page_of
 
 pytestmark = [pytest.mark.docker, pytest.mark.browser]
 
 
 @pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with chromium() as browser:
-        yield browser
-
-
-@pytest.fixture(scope="module")
-def cluster(
-    tmp_path_factory: pytest.TempPathFactory, test_image: str, docker_client: docker.DockerClient
-) -> Iterator[Cluster]:
+def cluster(web_alone: Cluster) -> Cluster:
     """Web alone, with three jobs that wait."""
-    with Cluster(tmp_path_factory.mktemp("cluster"), test_image, docker_client) as cluster:
-        cluster.start_web()
-        for number in range(3):
-            cluster.submit("true", name=f"row-{number}")
-        yield cluster
+    for number in range(3):
+        web_alone.submit("true", name=f"row-{number}")
+    return web_alone
 
 
 @pytest.fixture

@@ -6,12 +6,11 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-import docker
 import pytest
 from playwright.sync_api import Browser, Locator, Page, expect
 
 from tests.cluster import Cluster, wait_for
-from tests.e2e.browser import chromium, page_of
+from tests.e2e.browser import page_of
 from tests.e2e.test_accessibility import LOOKS, assert_no_violation
 from tests.jobs.test_log_search import SCREENS
 
@@ -23,19 +22,9 @@ NEEDLE_EVERY = 90_000
 
 
 @pytest.fixture(scope="module")
-def cluster(
-    tmp_path_factory: pytest.TempPathFactory, test_image: str, docker_client: docker.DockerClient
-) -> Iterator[Cluster]:
+def cluster(web_alone: Cluster) -> Cluster:
     """Redis and a web server; no job ever starts."""
-    with Cluster(tmp_path_factory.mktemp("log-view"), test_image, docker_client) as cluster:
-        cluster.start_web()
-        yield cluster
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with chromium() as browser:
-        yield browser
+    return web_alone
 
 
 @pytest.fixture

@@ -5,7 +5,6 @@ import shutil
 from collections.abc import Iterator
 from typing import Any
 
-import docker
 import pytest
 from playwright.sync_api import Browser, ConsoleMessage, Locator, Page, expect, sync_playwright
 
@@ -29,15 +28,9 @@ def chromium() -> Iterator[Browser]:
 
 
 @pytest.fixture(scope="module")
-def cluster(
-    tmp_path_factory: pytest.TempPathFactory, test_image: str, docker_client: docker.DockerClient
-) -> Iterator[Cluster]:
+def cluster(whole_cluster: Cluster) -> Cluster:
     """One cluster for all of these tests: each looks only at jobs of its own."""
-    with Cluster(tmp_path_factory.mktemp("cluster"), test_image, docker_client) as cluster:
-        cluster.start_web()
-        cluster.start_scheduler()
-        cluster.start_agent()
-        yield cluster
+    return whole_cluster
 
 
 class Watched:
