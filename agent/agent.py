@@ -14,7 +14,8 @@ from agent import __version__, crashpoints, resources
 from agent.attempt import Attempt, Node
 from agent.config import GB, Config
 from agent.containers import FULL_DISK, LABEL_ATTEMPT, LABEL_JOB, StartFailed
-from agent.engine import Engine, EngineAway, Stream
+from agent.engine import Engine, EngineAway
+from agent.http import Stream
 from agent.images import Images
 from agent.link import IMAGES_KEPT_SECONDS, Link
 from agent.output import LINGER
@@ -50,7 +51,7 @@ class Agent:
 
     def __init__(self, config: Config, state: State, gpus: list[Gpu], address: str) -> None:
         self._config, self._state, self._gpus, self._address = config, state, gpus, address
-        self._engine = Engine(config.start_concurrency, config.pull_timeout, config.registry_auth_file)
+        self._engine = Engine(config.pull_timeout, config.registry_auth_file)
         self._link = Link(config, state.executor_id, on_return=lambda: self._say_hello(again=True))
         self._node = Node(
             config=config,

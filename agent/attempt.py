@@ -25,7 +25,8 @@ from agent.containers import (
     pull_failure,
     start_failure,
 )
-from agent.engine import Engine, EngineAway, Stream, explanation
+from agent.engine import Engine, EngineAway, explanation
+from agent.http import Stream
 from agent.images import Images
 from agent.link import Link
 from agent.logs import LogWriter

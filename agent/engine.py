@@ -1,36 +1,32 @@
-"""The calls to the Docker Engine: short ones through docker-py in a few threads, streams on the event loop.
+"""The calls to the Docker Engine, over its socket or wherever DOCKER_HOST says.
 
 Every call raises docker.errors.APIError where the engine refuses, and EngineAway where it cannot be reached.
 """
 
 import asyncio
-import contextlib
+import io
 import json
-import logging
-import os
 import ssl
-import time
-from collections.abc import AsyncIterator, Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 from urllib.parse import quote, urlencode, urlsplit
 
-import docker
 import docker.auth
+import docker.tls
 import docker.utils
 import requests
-from docker.errors import APIError, DockerException, NotFound
+from docker.errors import APIError, DockerException, NotFound, create_api_error_from_http_exception
 
+from agent import http
 from agent.containers import LABEL_EXECUTOR
+from agent.http import Stream
 
-logger = logging.getLogger(__name__)
-T = TypeVar("T")
-
-READ_BYTES = 64 * 1024
 CALL_TIMEOUT = 60
 STREAM_TIMEOUT = 60
+MOST_CALLS = 16
+"""On their way at the same time, so that a thousand attempts do not ask all at once."""
 MOST_IMAGES = 200
 
 
@@ -38,92 +34,57 @@ class EngineAway(Exception):
     """The engine does not answer; the text says why."""
 
 
-class Stream:
-    """A response body read as it comes. Reading slowly slows the engine: little is buffered here."""
-
-    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self._reader, self._writer = reader, writer
-        self._asked_at: float | None = None
-
-    async def read(self) -> bytes:
-        """The next bytes; b'' at the end, also where the connection was lost."""
-        self._asked_at = time.monotonic()
-        try:
-            return await self._reader.read(READ_BYTES)
-        except OSError:
-            return b""
-        finally:
-            self._asked_at = None
-
-    @property
-    def silent_seconds(self) -> float:
-        """How long whoever reads it has been waiting."""
-        return time.monotonic() - self._asked_at if self._asked_at is not None else 0.0
-
-    async def lines(self, silence: float | None = None) -> AsyncIterator[bytes]:
-        """Raises EngineAway where nothing comes for `silence` seconds."""
-        rest = b""
-        while True:
-            try:
-                async with asyncio.timeout(silence):
-                    data = await self.read()
-            except TimeoutError:
-                raise EngineAway(f"nothing was heard for {silence:g} s") from None
-            if not data:
-                return
-            *lines, rest = (rest + data).split(b"\n")
-            for line in lines:
-                yield line
-
-    def close(self) -> None:
-        self._writer.close()
-
-
 class Engine:
-    """The engine that DOCKER_HOST names, or the local one."""
+    """The engine that DOCKER_HOST names, or the local one, spoken to in the newest version of its API."""
 
-    def __init__(self, workers: int, pull_timeout: int = 300, registry_auth_file: Path | None = None) -> None:
+    def __init__(self, pull_timeout: int = 300, registry_auth_file: Path | None = None) -> None:
         """`pull_timeout`: seconds without a word after which a pull has failed. Logins for registries are read anew for
         each pull, from `registry_auth_file` or where Docker's own tools keep them."""
-        self._environment = docker.utils.kwargs_from_env()
-        self._threads = ThreadPoolExecutor(workers + 4, thread_name_prefix="docker")
+        self._pool = http.Pool(_connection, MOST_CALLS)
+        self._version = ""
         self._pull_timeout, self._registry_auth_file = pull_timeout, registry_auth_file
-        self._client: docker.APIClient | None = None
         self.init_available = True
         self.generation = 0
         """Grows each time the engine was found away, so that a stream that ended may have been cut by that."""
 
     async def connect(self) -> str:
         """The engine's version, when it answers."""
-        version: dict[str, Any] = await self._call(lambda client: client.version())
+        version: dict[str, Any] = json.loads(await self._send("GET", "/version"))
+        self._version = str(version.get("ApiVersion", ""))
         return str(version.get("Version", ""))
 
     async def ping(self) -> None:
-        await self._call(lambda client: client.ping())
+        """Never held up by other calls."""
+        await self._send("GET", "/_ping", urgent=True)
 
     def close(self) -> None:
-        self._threads.shutdown(wait=False, cancel_futures=True)
+        self._pool.close()
 
     # --- containers
 
     async def create(self, settings: dict[str, Any], name: str) -> str:
-        answer: dict[str, str] = await self._call(lambda client: client.create_container_from_config(settings, name))
+        """Its id. Where the engine had taken the name already it refuses with status 409, also where that was us."""
+        answer: dict[str, str] = await self._call("POST", "/containers/create", settings, repeat=True, name=name)
         return answer["Id"]
 
     async def start(self, container_id: str) -> None:
-        await self._call(lambda client: client.start(container_id))
+        """Nothing happens where it runs."""
+        await self._call("POST", f"/containers/{container_id}/start", repeat=True)
 
     async def inspect(self, container: str) -> dict[str, Any]:
-        return await self._call(lambda client: client.inspect_container(container))
+        found: dict[str, Any] = await self._call("GET", f"/containers/{container}/json")
+        return found
 
     async def stats(self, container_id: str) -> dict[str, Any]:
         """The engine's counters of a container at this moment."""
-        return await self._call(lambda api: api.stats(container_id, stream=False, one_shot=True))
+        query: dict[str, Any] = {"stream": 0, "one-shot": 1}
+        counters: dict[str, Any] = await self._call("GET", f"/containers/{container_id}/stats", **query)
+        return counters
 
     async def kill(self, container_id: str, signal: str) -> bool:
         """False where it was not running any more."""
         try:
-            await self._call(lambda client: client.kill(container_id, signal))
+            await self._call("POST", f"/containers/{container_id}/kill", repeat=False, signal=signal)
         except APIError as error:
             if error.status_code in (404, 409) or "is not running" in str(error.explanation):
                 return False
@@ -133,7 +94,7 @@ class Engine:
     async def remove(self, container_id: str) -> None:
         """Remove a container with its anonymous volumes, running or not; nothing happens where it is gone."""
         try:
-            await self._call(lambda client: client.remove_container(container_id, v=True, force=True))
+            await self._call("DELETE", f"/containers/{container_id}", v=1, force=1)
         except NotFound:
             return
         except APIError as error:
@@ -142,14 +103,15 @@ class Engine:
 
     async def containers_of(self, executor_id: str) -> list[dict[str, Any]]:
         """Our containers, running or not: Id, Names, Labels, State."""
-        filters = {"label": f"{LABEL_EXECUTOR}={executor_id}"}
-        return await self._call(lambda client: client.containers(all=True, filters=filters))
+        filters = json.dumps({"label": [f"{LABEL_EXECUTOR}={executor_id}"]})
+        found: list[dict[str, Any]] = await self._call("GET", "/containers/json", all=1, filters=filters)
+        return found
 
     # --- images
 
     async def images(self) -> list[list[object]]:
         """Name and bytes of each image that has a name, largest first; `MOST_IMAGES` at most."""
-        found = await self._call(lambda client: client.images())
+        found = await self._call("GET", "/images/json")
         named = [
             [name, image["Size"]] for image in found for name in image.get("RepoTags") or () if name != "<none>:<none>"
         ]
@@ -157,7 +119,7 @@ class Engine:
 
     async def has_image(self, image: str) -> bool:
         try:
-            await self._call(lambda client: client.inspect_image(image))
+            await self._call("GET", f"/images/{quote(image, safe='/:@')}/json")
         except NotFound:
             return False
         return True
@@ -174,6 +136,8 @@ class Engine:
                 message = json.loads(line)
                 told_end = told_end or "error" in message or str(message.get("status", "")).startswith("Status: ")
                 on_message(message)
+        except TimeoutError:
+            raise EngineAway(f"nothing was heard for {self._pull_timeout:g} s") from None
         except ValueError:
             raise EngineAway("the pull broke off") from None
         finally:
@@ -188,7 +152,7 @@ class Engine:
             registry, _ = docker.auth.resolve_repository_name(repository)
             login = docker.auth.resolve_authconfig(docker.auth.load_config(file), registry)
         except DockerException as error:
-            raise EngineAway(f"the login for its registry cannot be read: {_cause(error)}") from None
+            raise EngineAway(f"the login for its registry cannot be read: {error}") from None
         return docker.auth.encode_header(login).decode() if login else ""
 
     # --- streams
@@ -218,82 +182,88 @@ class Engine:
     async def _open(
         self, method: str, path: str, *, within: float = STREAM_TIMEOUT, login: str = "", **query: object
     ) -> Stream:
-        """HTTP/1.0, whose bodies come as they are, without chunks."""
-        request = f"{method} {path}?{urlencode(query, quote_via=quote)} HTTP/1.0\r\nHost: docker\r\n"
-        if method == "POST":
-            request += "Content-Length: 0\r\n"
-        if login:
-            request += f"X-Registry-Auth: {login}\r\n"
+        target = await self._target(path, query)
+        headers = {"X-Registry-Auth": login} if login else {}
         try:
-            async with asyncio.timeout(within):
-                reader, writer = await self._connection()
-                with _closed_on_error(writer):
-                    writer.write(f"{request}\r\n".encode())
-                    head = await reader.readuntil(b"\r\n\r\n")
-                    status = int(head.split(b" ", 2)[1])
-                    body = await reader.read() if status >= 400 else b""
-        except TimeoutError:
-            raise EngineAway(f"nothing was heard for {within:g} s") from None
-        except (OSError, asyncio.IncompleteReadError, asyncio.LimitOverrunError) as error:
-            raise EngineAway(str(error)) from None
-        if status >= 400:
-            writer.close()
-            response = requests.Response()
-            response.status_code = status
-            text = body.decode(errors="replace").strip()
-            raise (NotFound if status == 404 else APIError)(path, response=response, explanation=text)
-        return Stream(reader, writer)
+            answer, stream = await self._pool.open(method, target, headers, within=within)
+        except OSError as error:
+            raise _away(error, within) from None
+        if stream is None:
+            raise _refusal(target, answer)
+        return stream
 
-    async def _connection(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-        parts = urlsplit(self._environment.get("base_url") or "unix:///var/run/docker.sock")
-        if parts.scheme in ("unix", "http+unix"):
-            return await asyncio.open_unix_connection(parts.path, limit=READ_BYTES)
-        context = None
-        if self._environment.get("tls"):
-            context = _tls_context()
-        return await asyncio.open_connection(parts.hostname, parts.port or 2375, limit=READ_BYTES, ssl=context)
+    # --- how it is spoken to
 
-    async def _call(self, work: Callable[[Any], T]) -> T:
-        def run() -> T:
-            if self._client is None:
-                self._client = docker.APIClient(
-                    version="auto", timeout=CALL_TIMEOUT, num_pools=4, max_pool_size=16, **self._environment
-                )
-            return work(self._client)
+    async def _call(self, method: str, path: str, body: object = None, *, repeat: bool = True, **query: object) -> Any:
+        """The JSON of its answer, None where that is empty."""
+        answer = await self._send(method, await self._target(path, query), body, repeat=repeat)
+        return json.loads(answer) if answer else None
 
+    async def _target(self, path: str, query: dict[str, object]) -> str:
+        if not self._version:
+            await self.connect()
+        version = f"/v{self._version}" if self._version else ""
+        return f"{version}{path}?{urlencode(query, quote_via=quote)}" if query else version + path
+
+    async def _send(
+        self, method: str, target: str, body: object = None, *, repeat: bool = True, urgent: bool = False
+    ) -> bytes:
+        data = json.dumps(body).encode() if body is not None else b"" if method == "POST" else None
         try:
-            return await asyncio.get_running_loop().run_in_executor(self._threads, run)
-        except APIError:
-            raise
-        except (DockerException, requests.RequestException, OSError) as error:
-            self._client = None
-            raise EngineAway(_cause(error)) from None
+            answer = await self._pool.call(method, target, data, within=CALL_TIMEOUT, repeat=repeat, urgent=urgent)
+        except OSError as error:
+            raise _away(error, CALL_TIMEOUT) from None
+        if answer.status >= 400:
+            raise _refusal(target, answer)
+        return answer.body
 
 
-@contextlib.contextmanager
-def _closed_on_error(writer: asyncio.StreamWriter) -> Iterator[None]:
+async def _connection() -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    """A new connection to the engine. Raises OSError, also for settings that cannot be used."""
     try:
-        yield
-    except BaseException:
-        writer.close()
-        raise
+        settings = docker.utils.kwargs_from_env()
+        tls = settings.get("tls")
+        address = str(docker.utils.parse_host(settings.get("base_url"), tls=bool(tls)))
+    except DockerException as error:
+        raise OSError(f"DOCKER_HOST or DOCKER_CERT_PATH cannot be used: {error}") from None
+    scheme, _, place = address.partition("://")
+    if scheme == "http+unix":
+        return await asyncio.open_unix_connection("/" + place.lstrip("/"), limit=http.READ_BYTES)
+    if scheme not in ("http", "https"):
+        raise OSError(f"DOCKER_HOST cannot be used: {address} is neither unix://PATH nor tcp://HOST:PORT")
+    parts = urlsplit(address)
+    context = _tls_context(tls) if scheme == "https" else None
+    return await asyncio.open_connection(parts.hostname, parts.port, limit=http.READ_BYTES, ssl=context)
+
+
+def _tls_context(tls: docker.tls.TLSConfig | None) -> ssl.SSLContext:
+    """What docker's own tools do: DOCKER_TLS_VERIFY decides whether the engine must prove who it is."""
+    context = ssl.create_default_context(cafile=tls.ca_cert if tls and tls.verify else None)
+    if tls:
+        if tls.cert:
+            context.load_cert_chain(*tls.cert)
+        if not tls.verify:
+            context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    return context
+
+
+def _away(error: OSError, within: float) -> EngineAway:
+    if isinstance(error, TimeoutError):
+        return EngineAway(f"nothing was heard for {within:g} s")
+    return EngineAway(error.strerror or str(error) or type(error).__name__)
+
+
+def _refusal(target: str, answer: http.Answer) -> APIError:
+    """As docker-py tells it, whose classes of errors they are."""
+    response = requests.Response()
+    response.status_code, response.reason, response.url = answer.status, answer.reason, target
+    response.raw = io.BytesIO(answer.body)
+    try:
+        create_api_error_from_http_exception(requests.HTTPError(response=response))
+    except APIError as error:
+        return error.with_traceback(None)
 
 
 def explanation(error: APIError) -> str:
     """Docker's own words."""
     return str(error.explanation or error)
-
-
-def _tls_context() -> ssl.SSLContext:
-    folder = Path(os.environ.get("DOCKER_CERT_PATH") or Path.home() / ".docker")
-    context = ssl.create_default_context(cafile=folder / "ca.pem")
-    context.load_cert_chain(folder / "cert.pem", folder / "key.pem")
-    return context
-
-
-def _cause(error: BaseException) -> str:
-    """The innermost reason, without the layers of HTTP libraries around it."""
-    inner: BaseException = error
-    while (deeper := inner.__cause__ or inner.__context__) is not None:
-        inner = deeper
-    return str(getattr(inner, "strerror", None) or inner or type(inner).__name__)

@@ -15,7 +15,8 @@ from datetime import UTC, datetime
 
 from docker.errors import APIError, NotFound
 
-from agent.engine import Engine, EngineAway, Stream
+from agent.engine import Engine, EngineAway
+from agent.http import Stream
 from agent.logs import (
     STDERR,
     STDOUT,
