@@ -164,7 +164,7 @@ class Attempt:
         finally:
             shipping.cancel()
             await asyncio.gather(shipping, return_exceptions=True)
-        return await self._end(container, output.last_stderr)
+        return await self._end(container, output)
 
     async def _begin(self) -> tuple[Facts | None, Stream | None]:
         """The container as it is, started if it was not; None where it was and is no more."""
@@ -331,7 +331,7 @@ class Attempt:
 
     # --- what became of it
 
-    async def _end(self, container: Facts, last_stderr: bytes) -> AttemptFinished:
+    async def _end(self, container: Facts, output: Output) -> AttemptFinished:
         if container.exit_code == KILLED[0] and not (container.oom_killed or self._saw_oom or self._ended_by):
             await asyncio.sleep(LATE_OOM)
             container = await self._find() or container
@@ -341,7 +341,8 @@ class Attempt:
             oom=container.oom_killed or self._saw_oom,
             killed_by_other=self._killed_by_other,
             engine_restarted=self._node.engine.generation != self._generation,
-            last_stderr=last_stderr,
+            first_stderr=output.first_stderr,
+            last_stderr=output.last_stderr,
         )
         return self._finished(judge(self.start, container, around), container, around.oom)
 

@@ -187,12 +187,27 @@ def init_missing(said: str) -> bool:
     return "docker-init" in said or "init binary" in said.lower()
 
 
-def exec_failure(exit_code: int | None, last_stderr: bytes) -> StartFailed | None:
-    """With an init process a missing command is no error of the start: the init exits and says why on stderr."""
-    match = re.match(rb"\[FATAL tini \(\d+\)\] exec (.*) failed: (.*)", last_stderr)
-    if exit_code not in (126, 127) or not match:
+def exec_failure(exit_code: int | None, first_stderr: bytes, last_stderr: bytes) -> StartFailed | None:
+    """With an init process a command that cannot be run is no error of the start: whoever tried says why on stderr.
+
+    That is the init, or, for a file of an unknown format, the shell of the image, to which the init gives it next.
+    """
+    if match := _SAID_BY_INIT.match(last_stderr):
+        command, why = (part.decode("utf-8", "replace") for part in match.groups())
+        if exit_code == 127:
+            return StartFailed("command_not_found", f"The command {command!r} does not exist in the image ({why}).")
+        if exit_code == 126:
+            return StartFailed("command_not_executable", f"The command {command!r} cannot be executed ({why}).")
+    if not exit_code:
         return None
-    command, why = (part.decode("utf-8", "replace") for part in match.groups())
-    if exit_code == 127:
-        return StartFailed("command_not_found", f"The command {command!r} does not exist in the image ({why}).")
-    return StartFailed("command_not_executable", f"The command {command!r} cannot be executed ({why}).")
+    for said, line in ((_FORMAT_SAID, last_stderr), (_FORMAT_SEEN, first_stderr)):
+        if match := said.match(line):
+            command = match[1].decode("utf-8", "replace")
+            why = "exec format error: a program for another kind of processor, or a script without '#!'"
+            return StartFailed("command_not_executable", f"The command {command!r} cannot be executed ({why}).")
+    return None
+
+
+_SAID_BY_INIT = re.compile(rb"\[FATAL tini \(\d+\)\] exec (.*) failed: (.*)")
+_FORMAT_SAID = re.compile(rb"(?:\[FATAL tini \(\d+\)\] )?exec (.*?)(?: failed)?: [Ee]xec format error$")
+_FORMAT_SEEN = re.compile(rb"(/\S+): (?:(?:line )?\d+: \x7fELF|.*cannot execute binary file$)")

@@ -92,7 +92,8 @@ class LineSplitter:
 
     def __init__(self, start: Position = _BEGIN) -> None:
         self.position = start
-        self.last_line = b""
+        self.first_line = self.last_line = b""
+        """Of those that came through here, in as far as there were any."""
         self._skip_newlines, self._skip_tail = start.newlines, start.tail
         self._carry = b""
 
@@ -128,7 +129,7 @@ class LineSplitter:
         if lines:
             if b"\0" in data or not data.isascii():
                 lines = [_printable(line) for line in lines]
-            self.last_line = lines[-1]
+            self.first_line, self.last_line = self.first_line or lines[0], lines[-1]
         return lines
 
     def _skip(self, data: bytes) -> bytes:

@@ -151,7 +151,7 @@ class Output:
         self._since = ""
         """Where the engine's copy has lost its beginning: the time from which on it is read, and positions count."""
         self._note_due = False
-        self.last_stderr = b""
+        self.first_stderr = self.last_stderr = b""
 
     async def ship(self, exited: asyncio.Event, look: Callable[[], None]) -> None:
         """Returns when everything was shipped and the log is complete, or when a later attempt has taken it over.
@@ -214,6 +214,7 @@ class Output:
                     task.cancel()
                 await asyncio.gather(*tasks, return_exceptions=True)
             self.last_stderr = batcher.splitters[STDERR].last_line
+            self.first_stderr = self.first_stderr or batcher.splitters[STDERR].first_line
             return ended
         finally:
             if stream:

@@ -38,13 +38,14 @@ class Circumstances:
     oom: bool = False
     killed_by_other: bool = False
     engine_restarted: bool = False
+    first_stderr: bytes = b""
     last_stderr: bytes = b""
 
 
 def judge(start: StartAttempt, container: Facts, around: Circumstances) -> Verdict:
     """What became of an attempt whose container is no longer running, or is no more."""
     code = container.exit_code
-    failed = exec_failure(code, around.last_stderr)
+    failed = exec_failure(code, around.first_stderr, around.last_stderr)
     if around.ended_by:
         return stopped(around.ended_by)
     if not container.ended:

@@ -187,10 +187,30 @@ def test_a_missing_init_is_told_from_a_missing_command() -> None:
 
 def test_only_the_init_itself_can_say_that_a_command_is_missing() -> None:
     said = b"[FATAL tini (7)] exec nosuch failed: No such file or directory"
-    failure = exec_failure(127, said)
+    failure = exec_failure(127, said, said)
     assert failure and failure.reason == "command_not_found"
-    assert exec_failure(1, said) is None
-    assert exec_failure(127, b"sh: nosuch: not found") is None
+    assert exec_failure(1, said, said) is None
+    assert exec_failure(127, b"", b"sh: nosuch: not found") is None
+
+
+@pytest.mark.parametrize(
+    ("exit_code", "first"),
+    [
+        (1, b"[FATAL tini (7)] exec /entry failed: Exec format error"),
+        (1, b"exec /entry: exec format error"),
+        (2, b"/entry: line 1: \x7fELF\x02\x01: not found"),
+        (2, b"/entry: 1: \x7fELF\x02\x01: not found"),
+        (126, b"/entry: /entry: cannot execute binary file"),
+    ],
+    ids=["init", "no init", "busybox", "dash", "bash"],
+)
+def test_a_program_for_another_processor_is_no_command_that_failed(exit_code: int, first: bytes) -> None:
+    last = first if b"ELF" not in first else b"/entry: line 2: syntax error"
+    failure = exec_failure(exit_code, first, last)
+    assert failure and failure.reason == "command_not_executable"
+    assert "'/entry'" in failure.message and "another kind of processor" in failure.message
+    assert exec_failure(0, first, last) is None
+    assert exec_failure(126, b"", b"sh: line 1: ./entry: cannot execute binary file: Exec format error") is None
 
 
 def test_times_are_kept_to_the_microsecond_and_never_means_none() -> None:

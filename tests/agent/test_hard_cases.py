@@ -1,10 +1,13 @@
 """Jobs that behave badly: each ends for a reason in words, and the node stays well."""
 
 import io
+import shutil
 import socket
+import sys
 import tarfile
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import docker
 import psutil
@@ -35,6 +38,13 @@ def add_file(image: str, path: str, content: bytes, mode: int, engine: docker.Do
         return str(container.commit(changes=f'ENTRYPOINT ["/{path}"]').id)
     finally:
         container.remove()
+
+
+def program_for_arm() -> bytes:
+    """A real program, but for the one number that says which processor it is for."""
+    program = bytearray(Path(shutil.which("busybox") or sys.executable).read_bytes()[:100_000])
+    program[18:20] = b"\xb7\0"
+    return bytes(program)
 
 
 def test_a_job_that_prints_nothing_has_an_empty_and_complete_log(agent: AgentProcess, test_image: str) -> None:
@@ -107,8 +117,9 @@ def test_a_job_over_its_time_that_ignores_sigterm_is_killed(agent: AgentProcess,
     [
         (b"#!/bin/sh\necho hi\n", 0o644, "command_not_executable"),
         (b"#!/no/such/shell\n", 0o755, "command_not_found"),
+        (program_for_arm(), 0o755, "command_not_executable"),
     ],
-    ids=["not executable", "missing interpreter"],
+    ids=["not executable", "missing interpreter", "another processor's"],
 )
 def test_an_entrypoint_that_cannot_be_executed_is_named(
     agent: AgentProcess, test_image: str, docker_client: docker.DockerClient, content: bytes, mode: int, reason: str
