@@ -201,7 +201,7 @@ class Agent:
     async def _prefetch(self, image: str) -> None:
         try:
             if not await self._engine.has_image(image):
-                await self._node.images.pull(image, lambda text: None)
+                await self._node.images.pull(image, lambda *_: None)
                 logger.info("Prefetched %s", image)
         except (StartFailed, EngineAway, APIError) as error:
             logger.warning("Prefetching %s failed: %s", image, error)
@@ -260,8 +260,8 @@ class Agent:
         return [HeldAttempt(job_id, number) for job_id, number in self._held]
 
     def _running_now(self) -> list[Running]:
-        held = self._held.items()
-        return [Running(*name, attempt.container_id) for name, attempt in held if attempt.container_id]
+        held = self._held.values()
+        return [Running(item.start, item.container_id, item.peaks) for item in held if item.container_id]
 
     async def _beat(self) -> None:
         while True:

@@ -31,8 +31,17 @@ from agent.images import Images
 from agent.link import Link
 from agent.logs import LogWriter
 from agent.output import Output
-from agent.protocol import AttemptFinished, AttemptProgress, AttemptRunning, Gpu, StopAttempt
+from agent.protocol import (
+    MOST_LAYERS,
+    AttemptFinished,
+    AttemptProgress,
+    AttemptRunning,
+    Gpu,
+    Layer,
+    StopAttempt,
+)
 from agent.state import Record, State
+from agent.usage import Peaks
 from agent.verdict import KILLED, REMOVED, Circumstances, Verdict, ended_by_predecessor, judge, stop_reason, stopped
 
 logger = logging.getLogger(__name__)
@@ -73,8 +82,9 @@ class Attempt:
 
     def __init__(self, node: Node, record: Record, on_finished: OnFinished, *, fresh: bool) -> None:
         """`fresh`: accepted just now, so there can be no container yet."""
-        self.record = record
+        self.record = replace(record, accepted_at=_text(datetime.now(UTC)) or "") if fresh else record
         self.start = record.start
+        self.peaks = Peaks()
         self._node, self._on_finished = node, on_finished
         self._wake, self._exited, self._stop_wanted = asyncio.Event(), asyncio.Event(), asyncio.Event()
         self._interruptible = True
@@ -155,6 +165,10 @@ class Attempt:
                         attempt=self.start.attempt,
                         container_id=container.id,
                         started_at=_text(container.started_at) or "",
+                        accepted_at=self.record.accepted_at or None,
+                        pulled_at=self.record.pulled_at or None,
+                        created_at=_text(container.created_at),
+                        settings=container.applied,
                     )
                 )
                 container = await self._watch(container)
@@ -225,6 +239,9 @@ class Attempt:
                 if self._stop_wanted.is_set():  # It came while nothing could be interrupted.
                     raise _Stopped from None
                 await self._node.images.pull(self.start.image, self._progress)
+                self.record = replace(self.record, pulled_at=_text(datetime.now(UTC)) or "")  # saved with its container
+                self._told = float("-inf")
+                self._progress("making the container", [])
             except APIError as error:
                 said = explanation(error)
                 if error.status_code == 409 and not container_id and await self._find():
@@ -358,9 +375,13 @@ class Attempt:
             container_id=container.id if container else self.container_id,
             started_at=_text(container.started_at) if container else None,
             finished_at=_text(container.finished_at) if container else None,
+            accepted_at=self.record.accepted_at or None,
+            pulled_at=self.record.pulled_at or None,
+            created_at=_text(container.created_at) if container else None,
+            use=self.peaks.use(),
         )
 
-    def _progress(self, detail: str) -> None:
+    def _progress(self, detail: str, layers: list[Layer]) -> None:
         now = time.monotonic()
         if now - self._told >= PROGRESS_INTERVAL and self._node.link.connected:
             self._told = now
@@ -370,6 +391,9 @@ class Attempt:
                     job_id=self.start.job_id,
                     attempt=self.start.attempt,
                     detail=detail,
+                    layers=layers[:MOST_LAYERS],
+                    accepted_at=self.record.accepted_at or None,
+                    pulled_at=self.record.pulled_at or None,
                 )
             )
 

@@ -4,7 +4,7 @@ Pure; `agent/engine.py` does the calls.
 """
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
@@ -32,6 +32,9 @@ LOG_FILE_SIZE, LOG_FILES = "512m", "2"
 """The engine's own copy of the output, from which a log is taken up again after an interruption."""
 
 CPU_PERIOD = 100_000
+
+LONGEST_SETTING, MOST_SETTINGS = 200, 30
+"""What is told of a container's settings: characters of a string, items of a list."""
 
 
 # --- What we ask for -------------------------------------------------------------------------------------------
@@ -100,6 +103,9 @@ class Facts:
     started_at: datetime | None
     finished_at: datetime | None
     error: str
+    created_at: datetime | None = None
+    applied: dict[str, Any] = field(default_factory=dict)
+    """What Docker applied: see `applied`."""
 
     @property
     def never_started(self) -> bool:
@@ -124,7 +130,46 @@ def facts(inspected: dict[str, Any]) -> Facts:
         started_at=started_at,
         finished_at=finished_at,
         error=state.get("Error", ""),
+        created_at=_moment(inspected.get("Created", "")),
+        applied=applied(inspected),
     )
+
+
+_CONFIG = ("Entrypoint", "Cmd", "User", "WorkingDir", "Env", "Labels", "StopSignal")
+_HOST = (
+    "CpuPeriod", "CpuQuota", "CpusetCpus", "Memory", "MemorySwap", "PidsLimit", "ShmSize", "Ulimits", "DeviceRequests",
+    "Runtime", "NetworkMode", "Dns", "ExtraHosts", "Binds", "Mounts", "Tmpfs", "StorageOpt", "ReadonlyRootfs",
+    "Privileged", "CapAdd", "CapDrop", "SecurityOpt", "UsernsMode", "IpcMode", "Init", "LogConfig", "RestartPolicy",
+)  # fmt: skip
+
+
+def applied(inspected: dict[str, Any]) -> dict[str, Any]:
+    """How Docker runs the container, by its own names: of environment variables the names alone, and all of it bounded
+    in size."""
+    config, host = inspected.get("Config", {}), inspected.get("HostConfig", {})
+    config = {**config, "Env": [variable.partition("=")[0] for variable in config.get("Env") or ()]}
+    parts = {
+        "Config": {name: config.get(name) for name in _CONFIG},
+        "HostConfig": {name: host.get(name) for name in _HOST},
+    }
+    return {
+        "Image": inspected.get("Image", ""),
+        **{
+            part: {name: _short(value) for name, value in values.items() if value not in (None, "", [], {})}
+            for part, values in parts.items()
+        },
+    }
+
+
+def _short(value: Any) -> Any:
+    if isinstance(value, str):
+        return value if len(value) <= LONGEST_SETTING else f"{value[:LONGEST_SETTING]}…"
+    if isinstance(value, dict):
+        return {str(name): _short(item) for name, item in list(value.items())[:MOST_SETTINGS]}
+    if isinstance(value, list):
+        more = [f"… {len(value) - MOST_SETTINGS} more"] if len(value) > MOST_SETTINGS else []
+        return [_short(item) for item in value[:MOST_SETTINGS]] + more
+    return value
 
 
 def _moment(text: str) -> datetime | None:

@@ -1,15 +1,29 @@
 """Images pulled where they are missing: one pull an image however many attempts wait for it."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from docker.errors import APIError
 
 from agent.containers import StartFailed, pull_failure
 from agent.engine import Engine, EngineAway, explanation
+from agent.protocol import Layer
 
-Progress = Callable[[str], None]
+Progress = Callable[[str, list[Layer]], None]
+"""Is told how far a pull has come: in words, and layer by layer."""
+
+_STATUSES = {
+    "Pulling fs layer": "waiting",
+    "Waiting": "waiting",
+    "Downloading": "downloading",
+    "Verifying Checksum": "downloaded",
+    "Download complete": "downloaded",
+    "Extracting": "unpacking",
+    "Pull complete": "done",
+    "Already exists": "done",
+}
+"""What the engine says of a layer, in the words of agent.protocol.Layer."""
 
 
 class Images:
@@ -42,20 +56,20 @@ class Images:
             task.exception()  # Seen here, for when every waiter has gone.
 
     async def _pull(self, image: str, listeners: list[Progress]) -> None:
-        layers: dict[str, tuple[int, int]] = {}
+        layers: dict[str, Layer] = {}
         failures: list[str] = []
 
-        def tell(text: str) -> None:
+        def tell() -> None:
             for listener in list(listeners):
-                listener(text)
+                listener(describe(image, layers.values()), list(layers.values()))
 
         def on_message(message: dict[str, Any]) -> None:
             if "error" in message:
                 failures.append(str(message["error"]))
-            elif text := describe(image, layers, message):
-                tell(text)
+            elif note(layers, message):
+                tell()
 
-        tell(f"pulling {image}")
+        tell()
         try:
             await self._engine.pull(image, on_message)
         except APIError as error:
@@ -66,19 +80,30 @@ class Images:
             raise pull_failure(image, failures[0])
 
 
-def describe(image: str, layers: dict[str, tuple[int, int]], message: dict[str, Any]) -> str:
-    """The state of a pull in words, `layers` (done and total bytes of each) brought up to date; '' if unchanged."""
+def note(layers: dict[str, Layer], message: dict[str, Any]) -> bool:
+    """Bring `layers` up to date with one of the engine's messages; whether it was about a layer."""
+    status, layer_id = _STATUSES.get(str(message.get("status", ""))), str(message.get("id", ""))
+    if status is None or not layer_id:
+        return False
     detail = message.get("progressDetail") or {}
-    total = detail.get("total")
-    status = str(message.get("status", ""))
-    layer = str(message.get("id", ""))
-    if status == "Downloading" and total:
-        layers[layer] = int(detail.get("current", 0)), int(total)
-    elif status in ("Download complete", "Pull complete") and layer in layers:
-        layers[layer] = layers[layer][1], layers[layer][1]
-    elif status == "Extracting" and layers and all(done == size for done, size in layers.values()):
+    known = layers.get(layer_id, Layer(layer_id, status))
+    total = max(int(detail.get("total") or 0), known.total)
+    told = int(detail.get("current") or 0)
+    current = total if status in ("downloaded", "done") else min(told, total) if told else 0
+    layers[layer_id] = Layer(layer_id, status, current, total)
+    return True
+
+
+def describe(image: str, layers: Iterable[Layer]) -> str:
+    """The state of a pull in words."""
+    sized = [layer for layer in layers if layer.total]
+    size = sum(layer.total for layer in sized)
+    if not size:
+        return f"pulling {image}"
+    loading = any(
+        layer.status == "waiting" or (layer.status == "downloading" and layer.current < layer.total) for layer in layers
+    )
+    if not loading and any(layer.status == "unpacking" for layer in sized):
         return f"unpacking {image}"
-    else:
-        return ""
-    done, size = (sum(numbers) for numbers in zip(*layers.values(), strict=True))
+    done = sum(layer.current if layer.status == "downloading" else layer.total for layer in sized)
     return f"pulling {image}: {100 * done // size} % of {size / 1e6:.1f} MB"

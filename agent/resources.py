@@ -6,6 +6,7 @@ import logging
 import shutil
 import socket
 import time
+from collections.abc import Iterable
 from urllib.parse import urlsplit
 
 import psutil
@@ -15,6 +16,7 @@ from agent.protocol import Gpu
 logger = logging.getLogger(__name__)
 
 NVIDIA_SMI_TIMEOUT = 20
+GPU_SECONDS = 5.0
 MIB = 1024**2
 
 
@@ -28,6 +30,29 @@ async def detect_gpus() -> list[Gpu]:
         except (ValueError, IndexError):
             logger.warning("nvidia-smi printed a line that is no GPU, skipped: %s", ", ".join(row))
     return gpus
+
+
+class GpuMonitor:
+    """The use of the GPUs as it last was: nvidia-smi is asked beside whoever wants it, every GPU_SECONDS at most."""
+
+    def __init__(self) -> None:
+        self._use: dict[int, tuple[float, int]] = {}
+        self._asked_at = float("-inf")
+        self._asking: asyncio.Task[None] | None = None
+
+    def latest(self, indices: Iterable[int]) -> tuple[float, int] | None:
+        """Of these devices the average use in percent, and their memory in use together; None where nobody knows."""
+        if time.monotonic() - self._asked_at >= GPU_SECONDS and (self._asking is None or self._asking.done()):
+            self._asked_at = time.monotonic()
+            self._asking = asyncio.create_task(self._ask(), name="use of GPUs")
+        found = [self._use[index] for index in indices if index in self._use]
+        if not found:
+            return None
+        return sum(percent for percent, _ in found) / len(found), sum(memory for _, memory in found)
+
+    async def _ask(self) -> None:
+        use = await _gpu_use()
+        self._use = {item["index"]: (item["percent"] or 0.0, item["memory_bytes"]) for item in use}  # type: ignore[misc]
 
 
 async def sample(held: int, gpus: list[Gpu]) -> dict[str, object]:

@@ -26,11 +26,16 @@ PROBE = "x" * 64 * 1024
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """An accepted attempt. `container_id` is set once its container was created; `stop` once it is to be stopped."""
+    """An accepted attempt. `container_id` is set once its container was created; `stop` once it is to be stopped.
+
+    `accepted_at` and `pulled_at`, where its image had to be, are RFC 3339 or ''.
+    """
 
     start: StartAttempt
     container_id: str = ""
     stop: StopAttempt | None = None
+    accepted_at: str = ""
+    pulled_at: str = ""
 
 
 class State:
@@ -168,6 +173,8 @@ def _dump(record: Record) -> dict[str, object]:
         "start": json.loads(encode(record.start)),
         "container_id": record.container_id,
         "stop": json.loads(encode(record.stop)) if record.stop else None,
+        "accepted_at": record.accepted_at,
+        "pulled_at": record.pulled_at,
     }
 
 
@@ -177,4 +184,5 @@ def _load(data: bytes) -> Record:
     stop = decode(json.dumps(body["stop"]).encode()) if body["stop"] else None
     if not isinstance(start, StartAttempt) or not (stop is None or isinstance(stop, StopAttempt)):
         raise TypeError("not an attempt")
-    return Record(start, str(body["container_id"]), stop)
+    moments = str(body.get("accepted_at", "")), str(body.get("pulled_at", ""))
+    return Record(start, str(body["container_id"]), stop, *moments)

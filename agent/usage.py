@@ -8,7 +8,7 @@ import contextlib
 import logging
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,8 @@ from docker.errors import APIError
 
 from agent.engine import Engine, EngineAway
 from agent.link import Link
+from agent.protocol import StartAttempt, Use
+from agent.resources import GpuMonitor
 
 logger = logging.getLogger(__name__)
 
@@ -24,29 +26,67 @@ SHORTEST = 2.0
 """Seconds between two samples of one container at least."""
 SPREAD = 200
 """A container's samples are this part of its age apart: those of a month are a few thousand, closest at its start."""
+AT_LIMIT = 0.93
+"""The part of its CPU limit from which on a container counts as held back by it."""
 
 CGROUPS = Path("/sys/fs/cgroup")
 
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """Counters of a container: CPU and network since its start, memory now (without the page cache that can be dropped)
-    and at its highest, in seconds and bytes; None where nobody says."""
+    """Counters of a container: CPU, network and disk since its start, memory now (without the page cache that can be
+    dropped) and at its highest, in seconds and bytes; None where nobody says."""
 
     cpu_seconds: float
     memory_bytes: int
     peak_memory_bytes: int
     received_bytes: int | None = None
     sent_bytes: int | None = None
+    read_bytes: int | None = None
+    written_bytes: int | None = None
+
+
+@dataclass(slots=True)
+class Peaks:
+    """What was seen of an attempt's container: the highest of what comes and goes, the last of what only grows."""
+
+    _samples: int = 0
+    _held_back: int = 0
+    _highest: dict[str, float] = field(default_factory=dict)
+
+    def take(self, reading: Reading, millicores: int | None, limit: int, gpu: "tuple[float, int] | None") -> None:
+        """`millicores` since the look before, of `limit`; of its GPUs the use in percent and the memory in bytes."""
+        seen: dict[str, float | None] = {
+            "cpu_millicores": millicores,
+            "memory_bytes": reading.peak_memory_bytes,
+            "cpu_seconds": reading.cpu_seconds,
+            "received_bytes": reading.received_bytes,
+            "sent_bytes": reading.sent_bytes,
+            "read_bytes": reading.read_bytes,
+            "written_bytes": reading.written_bytes,
+            "gpu_percent": gpu[0] if gpu else None,
+            "gpu_memory_bytes": gpu[1] if gpu else None,
+        }
+        for name, value in seen.items():
+            if value is not None:
+                self._highest[name] = max(value, self._highest.get(name, 0))
+        if millicores is not None:
+            self._samples += 1
+            self._held_back += millicores > AT_LIMIT * limit
+
+    def use(self) -> Use | None:
+        """None where it was never looked at."""
+        whole = {name: round(value) for name, value in self._highest.items()}
+        return Use(samples=self._samples, held_back=self._held_back, **whole) if whole else None
 
 
 @dataclass(frozen=True, slots=True)
 class Running:
-    """A container whose use is wanted."""
+    """A container whose use is wanted, and where to note it besides."""
 
-    job_id: str
-    attempt: int
+    start: StartAttempt
     container_id: str
+    peaks: Peaks
 
 
 # --- Reading -----------------------------------------------------------------------------------------------------
@@ -70,7 +110,8 @@ def _read_v2(folder: Path) -> Reading:
     used = max(0, memory - _table(folder / "memory.stat")["inactive_file"])
     highest = _number(peak) if peak.exists() else used
     cpu = _table(folder / "cpu.stat")["usage_usec"] / 1e6
-    return Reading(cpu, used, max(used, highest), *_network(folder / "cgroup.procs"))
+    network, disk = _network(folder / "cgroup.procs"), _disk_v2(folder / "io.stat")
+    return Reading(cpu, used, max(used, highest), *network, *disk)
 
 
 def _read_v1(root: Path, container_id: str) -> Reading:
@@ -78,7 +119,8 @@ def _read_v1(root: Path, container_id: str) -> Reading:
     used = max(0, _number(folder / "memory.usage_in_bytes") - _table(folder / "memory.stat")["total_inactive_file"])
     cpu = _number(root / "cpuacct" / "docker" / container_id / "cpuacct.usage") / 1e9
     highest = max(used, _number(folder / "memory.max_usage_in_bytes"))
-    return Reading(cpu, used, highest, *_network(folder / "cgroup.procs"))
+    disk = _disk_v1(root / "blkio" / "docker" / container_id / "blkio.throttle.io_service_bytes")
+    return Reading(cpu, used, highest, *_network(folder / "cgroup.procs"), *disk)
 
 
 def _network(procs: Path) -> tuple[int | None, int | None]:
@@ -90,6 +132,26 @@ def _network(procs: Path) -> tuple[int | None, int | None]:
         return None, None
     counters = [line.partition(":")[2].split() for line in lines if not line.strip().startswith("lo:")]
     return sum(int(row[0]) for row in counters), sum(int(row[8]) for row in counters)
+
+
+def _disk_v2(file: Path) -> tuple[int | None, int | None]:
+    """Bytes read and written on all devices, from lines such as `8:0 rbytes=1 wbytes=2 rios=3 …`."""
+    try:
+        words = file.read_text().split()
+    except OSError:
+        return None, None
+    read = sum(int(word.removeprefix("rbytes=")) for word in words if word.startswith("rbytes="))
+    return read, sum(int(word.removeprefix("wbytes=")) for word in words if word.startswith("wbytes="))
+
+
+def _disk_v1(file: Path) -> tuple[int | None, int | None]:
+    """The same from lines such as `8:0 Read 1`."""
+    try:
+        rows = [line.split() for line in file.read_text().splitlines()]
+    except OSError:
+        return None, None
+    read = sum(int(row[2]) for row in rows if row[1:2] == ["Read"])
+    return read, sum(int(row[2]) for row in rows if row[1:2] == ["Write"])
 
 
 def _number(path: Path) -> int:
@@ -108,12 +170,17 @@ def from_stats(stats: dict[str, Any]) -> Reading | None:
     details = memory.get("stats", {})
     used = max(0, memory["usage"] - details.get("total_inactive_file", details.get("inactive_file", 0)))
     networks = stats.get("networks", {}).values()
+    moved = (stats.get("blkio_stats") or {}).get("io_service_bytes_recursive")
+    disk = (
+        [sum(item["value"] for item in moved if item["op"].lower() == op) for op in ("read", "write")] if moved else []
+    )
     return Reading(
         stats["cpu_stats"]["cpu_usage"]["total_usage"] / 1e9,
         used,
         max(used, memory.get("max_usage", 0)),
         sum(item["rx_bytes"] for item in networks),
         sum(item["tx_bytes"] for item in networks),
+        *disk,
     )
 
 
@@ -132,6 +199,7 @@ class _Last:
 async def sample_usage(running: Callable[[], Iterable[Running]], engine: Engine, link: Link) -> None:
     """For ever: samples of every running container, into Redis. Whatever fails is left out; the next may succeed."""
     last: dict[str, _Last] = {}
+    gpus = GpuMonitor()
     while True:
         await asyncio.sleep(TICK)
         now, containers = time.monotonic(), list(running())
@@ -145,9 +213,15 @@ async def sample_usage(running: Callable[[], Iterable[Running]], engine: Engine,
             if reading is None:
                 continue
             moment = time.monotonic()
+            gpu = gpus.latest(container.start.gpu_indices) if container.start.gpu_indices else None
+            millicores = None
             if state:
                 cores = max(0.0, reading.cpu_seconds - state.cpu_seconds) / (moment - state.time)
-                await link.write_job_sample(container.job_id, _sample(container.attempt, cores, reading))
+                millicores = round(cores * 1000)
+            container.peaks.take(reading, millicores, container.start.cpu_millicores, gpu)
+            if millicores is not None:
+                sample = _sample(container.start.attempt, millicores, reading, gpu)
+                await link.write_job_sample(container.start.job_id, sample)
             last[container.container_id] = _Last(state.first if state else moment, moment, reading.cpu_seconds)
 
 
@@ -159,15 +233,19 @@ async def _read(container_id: str, engine: Engine) -> Reading | None:
     return reading
 
 
-def _sample(attempt: int, cores: float, reading: Reading) -> dict[str, float | int]:
+def _sample(attempt: int, millicores: int, reading: Reading, gpu: tuple[float, int] | None) -> dict[str, float | int]:
     fields: dict[str, float | int | None] = {
         "t": round(time.time(), 3),
         "attempt": attempt,
-        "cpu_millicores": round(cores * 1000),
+        "cpu_millicores": millicores,
         "cpu_seconds": round(reading.cpu_seconds, 3),
         "memory_bytes": reading.memory_bytes,
         "peak_memory_bytes": reading.peak_memory_bytes,
         "received_bytes": reading.received_bytes,
         "sent_bytes": reading.sent_bytes,
+        "read_bytes": reading.read_bytes,
+        "written_bytes": reading.written_bytes,
+        "gpu_percent": round(gpu[0], 1) if gpu else None,
+        "gpu_memory_bytes": gpu[1] if gpu else None,
     }
     return {name: value for name, value in fields.items() if value is not None}

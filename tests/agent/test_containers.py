@@ -1,5 +1,6 @@
 """What Docker is asked for, and what its answers mean."""
 
+import json
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -10,6 +11,7 @@ import pytest
 
 from agent.containers import (
     CAPABILITIES,
+    applied,
     container_settings,
     exec_failure,
     facts,
@@ -17,8 +19,8 @@ from agent.containers import (
     pull_failure,
     start_failure,
 )
-from agent.images import describe
-from agent.protocol import StartAttempt
+from agent.images import describe, note
+from agent.protocol import Layer, StartAttempt
 from jobs.lifecycle import EndReason
 from tests.agent.harness import MB, AgentProcess, wait_for
 
@@ -231,15 +233,33 @@ def test_times_are_kept_to_the_microsecond_and_never_means_none() -> None:
     assert facts({"Id": "c", "State": state}).finished_at is None
 
 
+def test_what_docker_applied_is_told_without_values_of_variables_and_in_bounds() -> None:
+    inspected = {
+        "Image": "sha256:abc",
+        "Config": {"Cmd": ["x" * 5000] * 50, "Env": ["TOKEN=hunter2"], "Entrypoint": None, "Labels": {"a": "b"}},
+        "HostConfig": {"Memory": 5, "CapAdd": ["CHOWN"], "Privileged": False, "Dns": []},
+    }
+    told = applied(inspected)
+    assert told["HostConfig"] == {"Memory": 5, "CapAdd": ["CHOWN"], "Privileged": False}
+    assert (told["Image"], told["Config"]["Env"], told["Config"]["Labels"]) == ("sha256:abc", ["TOKEN"], {"a": "b"})
+    assert told["Config"]["Cmd"][-1] == "… 20 more"
+    assert len(json.dumps(told)) < 12_000
+
+
 def test_a_pull_is_told_in_words() -> None:
-    layers: dict[str, tuple[int, int]] = {}
+    layers: dict[str, Layer] = {}
 
     def say(status: str, layer: str, current: int = 0, total: int = 0) -> str:
         detail = {"current": current, "total": total} if total else {}
-        return describe("alpine", layers, {"status": status, "id": layer, "progressDetail": detail})
+        assert note(layers, {"status": status, "id": layer, "progressDetail": detail})
+        return describe("alpine", layers.values())
 
-    assert say("Pulling fs layer", "a") == ""
+    assert not note(layers, {"status": "Pulling from library/alpine", "id": "3.20"})
+    assert say("Pulling fs layer", "a") == "pulling alpine"
+    assert say("Already exists", "c") == "pulling alpine"
     assert say("Downloading", "a", 1_000_000, 4_000_000) == "pulling alpine: 25 % of 4.0 MB"
     assert say("Downloading", "b", 2_000_000, 2_000_000) == "pulling alpine: 50 % of 6.0 MB"
     assert say("Download complete", "a") == "pulling alpine: 100 % of 6.0 MB"
     assert say("Extracting", "a", 1, 4_000_000) == "unpacking alpine"
+    assert say("Pull complete", "a") == "pulling alpine: 100 % of 6.0 MB"
+    assert [layers[name] for name in "ac"] == [Layer("a", "done", 4_000_000, 4_000_000), Layer("c", "done")]

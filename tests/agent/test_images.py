@@ -80,6 +80,12 @@ def test_a_missing_image_is_pulled_once_for_all_who_wait(agent: AgentProcess, re
         assert agent.finished(start).reason == "completed"
         assert agent.texts(start) == ["hello"]
     assert agent.events(AttemptProgress)[0].detail == f"pulling {remote_image}"
+    told = agent.events(AttemptProgress, starts[0])[-1]
+    assert (told.detail, told.layers) == ("making the container", [])
+    running = agent.running(starts[0])
+    moments = [running.accepted_at, running.pulled_at, running.created_at, running.started_at]
+    assert moments == sorted(moments, key=str) and told.pulled_at == running.pulled_at
+    assert running.settings["HostConfig"]["PidsLimit"] > 0 and running.settings["Image"].startswith("sha256:")
 
 
 def test_an_image_that_the_registry_lacks_is_not_found(agent: AgentProcess, registry: str, remote_image: str) -> None:

@@ -1,5 +1,6 @@
 """GPUs from recorded output of nvidia-smi; the node's address."""
 
+import asyncio
 from collections.abc import Callable
 from pathlib import Path
 
@@ -76,3 +77,14 @@ def test_the_address_is_the_configured_one_or_the_one_towards_redis() -> None:
     assert resources.address("", "redis://127.0.0.1:6379/0") == "127.0.0.1"
     assert resources.address("", "unix:///run/redis.sock") == "127.0.0.1"
     assert resources.address("", "redis://no-such-host.invalid:6379/0") == ""
+
+
+async def test_the_use_of_a_jobs_gpus_is_their_average_and_their_memory_together(nvidia_smi: FakeSmi) -> None:
+    nvidia_smi("0, 80, 1000\n1, 40, 500\n2, 0, 3\n")
+    monitor = resources.GpuMonitor()
+    assert monitor.latest([0, 1]) is None, "nvidia-smi is asked beside whoever wants it"
+    async with asyncio.timeout(10):
+        while (use := monitor.latest([0, 1])) is None:  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+    assert use == (60.0, 1500 * resources.MIB)
+    assert monitor.latest([7]) is None

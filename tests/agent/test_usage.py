@@ -6,9 +6,11 @@ from pathlib import Path
 import docker
 import pytest
 
-from agent.usage import CGROUPS, Reading, from_stats, read_cgroup
+from agent.protocol import Use
+from agent.usage import CGROUPS, Peaks, Reading, from_stats, read_cgroup
 
 MB = 1024**2
+IO_V1 = "blkio__throttle__io_service_bytes"
 
 
 def write(folder: Path, **files: str) -> None:
@@ -25,8 +27,9 @@ def test_cgroup_v2_is_read_without_the_cache_that_can_be_dropped(tmp_path: Path)
         memory__stat="anon 3000\ninactive_file 1500\n",
         cpu__stat="usage_usec 2500000\nuser_usec 1\n",
         cgroup__procs="",
+        io__stat="8:0 rbytes=10 wbytes=20 rios=1 wios=2\n8:16 rbytes=5 wbytes=0 rios=1 wios=0\n",
     )
-    assert read_cgroup("abc", tmp_path) == Reading(2.5, 3500, 9000)
+    assert read_cgroup("abc", tmp_path) == Reading(2.5, 3500, 9000, read_bytes=15, written_bytes=20)
 
 
 def test_cgroup_v1_is_read_too_and_what_is_gone_is_none(tmp_path: Path) -> None:
@@ -38,10 +41,23 @@ def test_cgroup_v1_is_read_too_and_what_is_gone_is_none(tmp_path: Path) -> None:
         cgroup__procs="",
     )
     write(tmp_path / "cpuacct" / "docker" / "abc", cpuacct__usage="1500000000\n")
-    assert read_cgroup("abc", tmp_path) == Reading(1.5, 4000, 6000)
+    write(tmp_path / "blkio" / "docker" / "abc", **{IO_V1: "8:0 Read 7\n8:0 Write 9\n8:0 Total 16\nTotal 16\n"})
+    assert read_cgroup("abc", tmp_path) == Reading(1.5, 4000, 6000, read_bytes=7, written_bytes=9)
     (tmp_path / "cpuacct" / "docker" / "abc" / "cpuacct.usage").unlink()
     assert read_cgroup("abc", tmp_path) is None
     assert read_cgroup("other", tmp_path) is None
+
+
+def test_peaks_are_the_highest_of_what_comes_and_goes_and_the_last_of_what_grows() -> None:
+    peaks = Peaks()
+    assert peaks.use() is None
+    peaks.take(Reading(1.0, 5, 9, 100, 0), None, 1000, (20.0, 500))
+    peaks.take(Reading(3.4, 4, 9, 300, 0), 990, 1000, (90.4, 400))
+    peaks.take(Reading(3.6, 4, 9, 300, 0), 100, 1000, None)
+    assert peaks.use() == Use(
+        samples=2, held_back=1, cpu_millicores=990, memory_bytes=9, cpu_seconds=4, received_bytes=300,
+        gpu_percent=90, gpu_memory_bytes=500,
+    )  # fmt: skip
 
 
 def test_the_kernel_and_the_engine_say_the_same_of_a_container(
@@ -62,5 +78,6 @@ def test_the_kernel_and_the_engine_say_the_same_of_a_container(
         assert by_kernel.cpu_seconds == pytest.approx(by_engine.cpu_seconds, abs=0.5)
         assert by_kernel.peak_memory_bytes == pytest.approx(by_engine.peak_memory_bytes, abs=20 * MB)
         assert (by_kernel.received_bytes is None) is False
+        assert (by_kernel.read_bytes is None) is False
     finally:
         container.remove(force=True)
