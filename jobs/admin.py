@@ -55,7 +55,7 @@ class JobAdmin(ReadOnly, admin.ModelAdmin):
         asked, ended = 0, 0
         for job_id in jobs.values_list("id", flat=True):
             try:
-                services.abort(job_id)
+                services.abort(job_id, request.user.get_username())
                 asked += 1
             except (services.JobIsFinal, services.JobNotFound):
                 ended += 1

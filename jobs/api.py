@@ -197,7 +197,9 @@ def change_jobs(request: HttpRequest, body: BulkRequest) -> dict[str, Any]:
     if body.match:
         _check_moments(since=body.match.since, until=body.match.until)
     ids = body.job_ids if body.match is None else matching_ids(as_filter(body.match))
-    outcome = services.change_many(body.action, list(dict.fromkeys(ids or [])), body.priority)
+    outcome = services.change_many(
+        body.action, list(dict.fromkeys(ids or [])), body.priority, request.user.get_username()
+    )
     refused = [{"job_id": job_id, "message": sentence} for job_id, sentence in outcome.refused.items()]
     return {"done": [job.id for job in outcome.done], "refused": refused}
 
@@ -226,14 +228,14 @@ def abort_job(request: HttpRequest, job_id: str) -> dict[str, Any]:
 
     Asking again changes nothing. 409 for a job that has ended.
     """
-    return summary(services.abort(known_id(job_id)))
+    return summary(services.abort(known_id(job_id), request.user.get_username()))
 
 
 @router.post("/jobs/{job_id}/retry", response={201: JobAccepted}, summary="Retry a job that has ended")
 def retry_job(request: HttpRequest, response: HttpResponse, job_id: str) -> dict[str, Any]:
     """A new job that asks for the same; its `retry_of` names this one, whose end stays as it is. 409 for a job that
     has not ended."""
-    job = services.retry(known_id(job_id))
+    job = services.retry(known_id(job_id), request.user.get_username())
     response["Location"] = f"/api/v1/jobs/{job.id}"
     return {**summary(job), "warning": _warning(job)}
 
@@ -241,7 +243,7 @@ def retry_job(request: HttpRequest, response: HttpResponse, job_id: str) -> dict
 @router.patch("/jobs/{job_id}", response=JobSummary, summary="Change a job's priority")
 def change_job(request: HttpRequest, job_id: str, body: JobChange) -> dict[str, Any]:
     """409 for a job that is not PENDING any more."""
-    return summary(services.set_priority(known_id(job_id), body.priority))
+    return summary(services.set_priority(known_id(job_id), body.priority, request.user.get_username()))
 
 
 @router.delete("/jobs/{job_id}", response=JobSummary, summary="Abort a job (the same as POST …/abort)")

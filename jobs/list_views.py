@@ -206,7 +206,7 @@ def change_jobs(request: HttpRequest) -> HttpResponse:
         action, ids, _ = _chosen(request)
         text = request.POST.get("priority", "").strip()
         priority = int(text) if text.lstrip("+-").isdecimal() and len(text) < 10 else None
-        outcome = services.change_many(action, ids, priority)
+        outcome = services.change_many(action, ids, priority, request.user.get_username())
     except InvalidSubmission as error:
         messages.error(request, f"Nothing was changed: the priority {error.fields['priority'][0].lower()}")
         return redirect(_back(request))

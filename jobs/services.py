@@ -18,7 +18,7 @@ from executors import broker
 from executors.writes import insert_rows
 from jobs import idempotency, transitions
 from jobs.lifecycle import FINAL, State
-from jobs.models import Job
+from jobs.models import Job, JobEvent
 from jobs.submission import MAX_PRIORITY, MIN_PRIORITY, InvalidSubmission, JobSubmission
 
 BULK_CHUNK = 200
@@ -95,19 +95,20 @@ def _new(submission: JobSubmission, owner: User | None, now: datetime) -> Job:
     return Job(owner=owner, submitted_at=now, **submission.job_fields())
 
 
-def abort(job_id: uuid.UUID) -> Job:
+def abort(job_id: uuid.UUID, by: str = "") -> Job:
     """End a job: at once when PENDING, else as soon as the scheduler has stopped its container.
 
-    Asking again changes nothing. Raises JobNotFound, and JobIsFinal for a job that has ended.
+    `by` is the name of the user who asks, here as below; asking again changes nothing. Raises JobNotFound, and
+    JobIsFinal for a job that has ended.
     """
     with transaction.atomic():
         job = _locked(job_id)
-        _abort(job)
+        _note(_abort(job, by))
     _announce(job)
     return job
 
 
-def retry(job_id: uuid.UUID) -> Job:
+def retry(job_id: uuid.UUID, by: str = "") -> Job:
     """Ask once more for what a job that has ended asked for: a new job, as an end is never taken back.
 
     Raises JobNotFound, and JobNotFinal for a job that has not ended.
@@ -115,13 +116,15 @@ def retry(job_id: uuid.UUID) -> Job:
     job = Job.objects.filter(id=job_id).first()
     if job is None:
         raise JobNotFound(f"There is no job {job_id}.")
-    again = _again(job)
-    again.save(force_insert=True)
+    again, event = _again(job, by)
+    with transaction.atomic():
+        again.save(force_insert=True)
+        _note(event)
     _announce(again)
     return again
 
 
-def set_priority(job_id: uuid.UUID, priority: int) -> Job:
+def set_priority(job_id: uuid.UUID, priority: int, by: str = "") -> Job:
     """Move a PENDING job in the queue; higher goes first.
 
     Raises JobNotFound, JobNotPending, and InvalidSubmission for a priority out of bounds.
@@ -129,7 +132,7 @@ def set_priority(job_id: uuid.UUID, priority: int) -> Job:
     _check_priority(priority)
     with transaction.atomic():
         job = _locked(job_id)
-        _set_priority(job, priority)
+        _note(_set_priority(job, priority, by))
     _announce(job)
     return job
 
@@ -162,7 +165,7 @@ def concerned(action: Action, job_ids: Sequence[uuid.UUID]) -> int:
     return sum(Job.objects.filter(id__in=chunk, state__in=states).count() for chunk in chunks)
 
 
-def change_many(action: Action, job_ids: Sequence[uuid.UUID], priority: int | None = None) -> BulkOutcome:
+def change_many(action: Action, job_ids: Sequence[uuid.UUID], priority: int | None = None, by: str = "") -> BulkOutcome:
     """Do the same to each job, as `abort`, `retry` and `set_priority` do; one that refuses stops none of the others.
 
     Done in pieces, each a transaction of its own. Raises InvalidSubmission for a priority that is missing or out of
@@ -172,12 +175,13 @@ def change_many(action: Action, job_ids: Sequence[uuid.UUID], priority: int | No
         _check_priority(priority)
     outcome = BulkOutcome()
     for start in range(0, len(job_ids), BULK_CHUNK):
-        _change_chunk(action, job_ids[start : start + BULK_CHUNK], priority or 0, outcome)
+        _change_chunk(action, job_ids[start : start + BULK_CHUNK], priority or 0, by, outcome)
     return outcome
 
 
-def _change_chunk(action: Action, job_ids: Sequence[uuid.UUID], priority: int, outcome: BulkOutcome) -> None:
+def _change_chunk(action: Action, job_ids: Sequence[uuid.UUID], priority: int, by: str, outcome: BulkOutcome) -> None:
     changed: list[Job] = []
+    noted: list[JobEvent | None] = []
     with transaction.atomic():
         jobs = {
             job.id: job for job in Job.objects.select_for_update(of=("self",)).filter(id__in=job_ids).order_by("id")
@@ -186,15 +190,20 @@ def _change_chunk(action: Action, job_ids: Sequence[uuid.UUID], priority: int, o
             try:
                 if job_id not in jobs:
                     raise JobNotFound(f"There is no job {job_id}.")
+                job, event = jobs[job_id], None
                 if action is Action.ABORT:
-                    _abort(jobs[job_id])
+                    event = _abort(job, by)
                 elif action is Action.PRIORITY:
-                    _set_priority(jobs[job_id], priority)
-                changed.append(_again(jobs[job_id]) if action is Action.RETRY else jobs[job_id])
+                    event = _set_priority(job, priority, by)
+                else:
+                    job, event = _again(job, by)
+                changed.append(job)
+                noted.append(event)
             except (JobNotFound, JobIsFinal, JobNotFinal, JobNotPending) as error:
                 outcome.refused[job_id] = str(error)
         if action is Action.RETRY:
             Job.objects.bulk_create(changed)
+        _note(*noted)
     _announce(*changed)
     outcome.done += changed
 
@@ -209,23 +218,37 @@ def _locked(job_id: uuid.UUID) -> Job:
     return job
 
 
-def _abort(job: Job) -> None:
+def _abort(job: Job, by: str) -> JobEvent | None:
     if job.is_final:
         raise JobIsFinal(f"The job has already ended: {job.state}.")
-    transitions.request_abort(job, timezone.now())
+    asked_before, now = job.abort_requested_at is not None, timezone.now()
+    transitions.request_abort(job, now)
+    return None if asked_before else JobEvent(job=job, at=now, kind=JobEvent.Kind.ABORT, by=by)
 
 
-def _again(job: Job) -> Job:
+def _again(job: Job, by: str) -> tuple[Job, JobEvent]:
     if not job.is_final:
         raise JobNotFinal(f"The job has not ended, it is {job.state}: abort it first, or clone it.")
-    return Job(retry_of=job.id, submitted_at=timezone.now(), **{name: getattr(job, name) for name in _ASKED})
+    now = timezone.now()
+    again = Job(retry_of=job.id, submitted_at=now, **{name: getattr(job, name) for name in _ASKED})
+    return again, JobEvent(job=job, at=now, kind=JobEvent.Kind.RETRY, by=by, text=str(again.id))
 
 
-def _set_priority(job: Job, priority: int) -> None:
+def _set_priority(job: Job, priority: int, by: str) -> JobEvent | None:
     if job.state != State.PENDING:
         raise JobNotPending(f"Only a PENDING job has a place in the queue; this one is {job.state}.")
-    job.priority = priority
+    before, job.priority = job.priority, priority
     job.save(update_fields=["priority"])
+    if before == priority:
+        return None
+    kind, text = JobEvent.Kind.PRIORITY, f"from {before} to {priority}"
+    return JobEvent(job=job, at=timezone.now(), kind=kind, by=by, text=text)
+
+
+def _note(*events: JobEvent | None) -> None:
+    some = [event for event in events if event is not None]
+    if some:
+        JobEvent.objects.bulk_create(some)
 
 
 def _check_priority(priority: int | None) -> None:

@@ -107,7 +107,7 @@ def job_detail(request: HttpRequest, job_id: uuid.UUID) -> HttpResponse:
 @require_POST
 def abort(request: HtmxRequest, job_id: uuid.UUID) -> HttpResponse:
     try:
-        services.abort(job_id)
+        services.abort(job_id, request.user.get_username())
     except services.JobNotFound as error:
         raise Http404(str(error)) from None
     except services.JobIsFinal as error:
@@ -122,7 +122,7 @@ def abort(request: HtmxRequest, job_id: uuid.UUID) -> HttpResponse:
 def retry(request: HttpRequest, job_id: uuid.UUID) -> HttpResponse:
     """Leads to the new job."""
     try:
-        return redirect(services.retry(job_id))
+        return redirect(services.retry(job_id, request.user.get_username()))
     except services.JobNotFound as error:
         raise Http404(str(error)) from None
     except services.JobNotFinal as error:

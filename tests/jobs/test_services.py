@@ -164,3 +164,15 @@ def test_a_bad_priority_for_many_jobs_changes_none(redis_client: redis.Redis) ->
         services.change_many(services.Action.PRIORITY, [job.id], None)
     outcome = services.change_many(services.Action.PRIORITY, [job.id, ended().id], 5)
     assert ([done.priority for done in outcome.done], len(outcome.refused)) == ([5], 1)
+
+
+def test_who_did_what_to_a_job_is_noted_with_the_change(redis_client: redis.Redis) -> None:
+    job = services.submit(submission())
+    services.set_priority(job.id, 5, by="ann")
+    services.set_priority(job.id, 5, by="ann")
+    services.change_many(services.Action.ABORT, [job.id], by="bob")
+    again = services.retry(job.id, by="cem")
+    with pytest.raises(services.JobIsFinal):
+        services.abort(job.id, by="dan")
+    noted = [(event.kind, event.by, event.text) for event in job.events.all()]
+    assert noted == [("priority", "ann", "from 0 to 5"), ("abort", "bob", ""), ("retry", "cem", str(again.id))]
