@@ -18,7 +18,19 @@ from typing import Any
 from urllib.parse import urlencode
 
 from django.contrib.auth.models import User
-from django.db.models import Expression, F, FloatField, Func, Q, QuerySet, TextField, Value
+from django.db.models import (
+    CharField,
+    Expression,
+    F,
+    Field,
+    FloatField,
+    Func,
+    IntegerField,
+    Q,
+    QuerySet,
+    TextField,
+    Value,
+)
 from django.db.models.fields.json import KeyTextTransform
 from django.db.models.functions import Cast, Coalesce, Lower
 from django.utils import timezone
@@ -33,6 +45,7 @@ WINDOW = 5_000
 """Jobs looked through for one page at most, where no index answers."""
 COUNT_LIMIT = 10_000
 """Matches counted at most."""
+LAST_ID = (1 << 128) - 1
 
 _AGES = {"m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -48,7 +61,7 @@ class JobFilter:
     `state` may be several with commas; `executor` is an id or a name, `owner` a user's name, `image` a whole reference
     or one without its tag, `label` 'name=value' or a name alone; `since` and `until` are times, such as
     2026-11-24T13:00, in UTC, or ages such as 24h or 7d; `text` holds words, each in name, image or command, or a job's
-    id. `sort` is a key of SORTS, with '-' in front for the largest first; '' is the newest first.
+    id. `sort` is 'submitted' or a key of SORTS, with '-' in front for the largest first; '' is the newest first.
     """
 
     state: str = ""
@@ -67,7 +80,7 @@ class JobFilter:
         given = {field.name: query.get(field.name, "").strip().replace("\0", "")[:512] for field in fields(cls)}
         sort = given["sort"]
         given["state"] = ",".join(name for name in given["state"].upper().split(",") if name in State.__members__)
-        given["sort"] = sort if sort.removeprefix("-") in SORTS else ""
+        given["sort"] = sort if sort.removeprefix("-") in {"submitted", *SORTS} else ""
         for name in ("since", "until"):
             given[name] = given[name] if moment_of(given[name], timezone.now()) else ""
         return cls(**given)
@@ -109,66 +122,90 @@ def moment_of(text: str, now: datetime) -> datetime | None:
 
 @dataclass(frozen=True, slots=True)
 class _Search:
-    """A filter as the database is asked: what one index answers, and what must be looked at row by row (or None)."""
+    """A filter as the database is asked: what one index answers, and what must be looked at row by row (or None), both
+    with ids from `low` to `high`."""
 
     indexed: QuerySet[Job]
     rest: QuerySet[Job] | None
+    low: int
+    high: int
 
-    def within(self, floor: uuid.UUID | None = None, ceiling: uuid.UUID | None = None) -> QuerySet[Job]:
-        """The matching jobs with an id from `floor` to `ceiling`."""
-        jobs = self.indexed if self.rest is None else self.rest
-        if floor:
-            jobs = jobs.filter(id__gte=floor)
-        return jobs.filter(id__lte=ceiling) if ceiling else jobs
+    def within(self, low: int = 0, high: int = LAST_ID) -> QuerySet[Job]:
+        """The matching jobs with ids from `low` to `high`."""
+        return self._between(self.indexed if self.rest is None else self.rest, low, high)
 
-    def edge(self, jobs: QuerySet[Job]) -> uuid.UUID | None:
-        """The id of the last job of the window, along the order of `jobs`; None where the window holds all."""
-        return jobs.values_list("id", flat=True)[WINDOW - 1 : WINDOW].first()
+    def edge(self, order: str, low: int = 0, high: int = LAST_ID) -> uuid.UUID | None:
+        """The id of the last job of the window, in this order from `low` or `high` on; None where it holds all."""
+        ids = self._between(self.indexed, low, high).order_by(order).values_list("id", flat=True)
+        return ids[WINDOW - 1 : WINDOW].first()
+
+    def _between(self, jobs: QuerySet[Job], low: int, high: int) -> QuerySet[Job]:
+        # One bound a side: given two, SQLite begins at either.
+        low, high = max(low, self.low), min(high, self.high)
+        jobs = jobs.filter(id__gte=uuid.UUID(int=low)) if low > 0 else jobs
+        return jobs.filter(id__lte=uuid.UUID(int=high)) if high < LAST_ID else jobs
 
 
 def _search(job_filter: JobFilter, jobs: QuerySet[Job]) -> _Search:
-    now = timezone.now()
+    now, low, high = timezone.now(), 0, LAST_ID
     if since := moment_of(job_filter.since, now):
-        jobs = jobs.filter(id__gte=first_id(since))
+        low = first_id(since).int
     if until := moment_of(job_filter.until, now):
-        jobs = jobs.filter(id__lt=first_id(until))
-    exact = _indexed(job_filter)
-    jobs = jobs.filter(**exact.pop(0)) if exact else jobs
+        high = first_id(until).int - 1
+    executors = _executor_ids(job_filter.executor) if job_filter.executor else []
+    exact = _exact(job_filter, executors)
+    jobs = jobs.filter(**dict(exact[:1]))
     rest = jobs
-    for condition in exact:
-        rest = rest.filter(**condition)
+    for column, value in exact[1:]:
+        rest = _row_by_row(rest, column).filter(**{f"plain_{column}": value})
+    if len(executors) > 1:
+        rest = _row_by_row(rest, "executor_id").filter(**{"plain_executor_id__in": executors})
     if "," in job_filter.state:
-        rest = rest.filter(state__in=job_filter.state.split(","))
+        rest = _row_by_row(rest, "state").filter(**{"plain_state__in": job_filter.state.split(",")})
     if job_filter.image and not _is_whole(job_filter.image):
-        image = job_filter.image
-        rest = rest.filter(Q(image=image) | Q(image__startswith=f"{image}:") | Q(image__startswith=f"{image}@"))
+        whole, tagged, digest = (job_filter.image + end for end in ("", ":", "@"))
+        named = Q(plain_image=whole) | Q(plain_image__startswith=tagged) | Q(plain_image__startswith=digest)
+        rest = _row_by_row(rest, "image").filter(named)
     if job_filter.label:
         rest = _with_label(rest, job_filter.label)
     if job_filter.text:
         rest = rest.alias(command_text=Cast("command", TextField()))
         for word in job_filter.text.split():
             rest = rest.filter(_matches(word))
-    return _Search(jobs, None if rest is jobs else rest)
+    return _Search(jobs, None if rest is jobs else rest, low, high)
 
 
-def _indexed(job_filter: JobFilter) -> list[dict[str, Any]]:
+def _exact(job_filter: JobFilter, executors: list[str]) -> list[tuple[str, Any]]:
     """The conditions that have an index, the one that is likely to leave the fewest jobs first."""
-    conditions: list[dict[str, Any]] = []
-    state = {"state": job_filter.state} if job_filter.state in State.__members__ else None
-    if state and job_filter.state not in FINAL:
-        conditions.append(state)
-    if job_filter.executor:
-        known = Q(id=job_filter.executor) | Q(name=job_filter.executor)
-        ids = list(Executor.objects.filter(known).order_by().values_list("id", flat=True)[:100])
-        conditions.append({"executor_id": ids[0]} if len(ids) == 1 else {"executor_id__in": ids})
+    conditions: list[tuple[str, Any]] = []
+    state = [("state", job_filter.state)] if job_filter.state in State.__members__ else []
+    if job_filter.state not in FINAL:
+        conditions += state
+    if job_filter.executor and len(executors) < 2:
+        conditions.append(("executor_id", executors[0] if executors else job_filter.executor))
     if job_filter.owner:
         owner = User.objects.filter(username=job_filter.owner).values_list("id", flat=True).first()
-        conditions.append({"owner_id": owner} if owner is not None else {"owner_id__in": []})
+        conditions.append(("owner_id", owner or 0))
     if job_filter.image and _is_whole(job_filter.image):
-        conditions.append({"image": job_filter.image})
-    if state and job_filter.state in FINAL:
-        conditions.append(state)
+        conditions.append(("image", job_filter.image))
+    if job_filter.state in FINAL:
+        conditions += state
     return conditions
+
+
+def _executor_ids(text: str) -> list[str]:
+    """Of the executors with this id or name: of a name there are several where a node joined anew."""
+    known = Executor.objects.filter(Q(id=text) | Q(name=text))
+    return list(known.order_by().values_list("id", flat=True)[:100])
+
+
+def _row_by_row(jobs: QuerySet[Job], column: str) -> QuerySet[Job]:
+    """With the column as `plain_…` too, which no index has.
+
+    Given an index, a planner may prefer it to the window, and read all the jobs of an owner to find the one that waits.
+    """
+    output: Field[Any, Any] = IntegerField() if column == "owner_id" else CharField()
+    return jobs.alias(**{f"plain_{column}": Coalesce(column, column, output_field=output)})
 
 
 def _is_whole(image: str) -> bool:
@@ -222,10 +259,9 @@ def _took(now: datetime) -> Expression:
 
 
 SORTS: dict[str, Callable[[datetime], Expression | F]] = {
-    "submitted": lambda now: F("id"),
     "started": lambda now: Coalesce("started_at", Value(_EPOCH)),
     "took": _took,
-    "priority": lambda now: F("priority"),
+    "priority": lambda now: Coalesce("priority", "priority"),  # as `_row_by_row` says
     "name": lambda now: Lower("name"),
 }
 
@@ -264,46 +300,54 @@ def find(
     base = (Job.objects.all() if jobs is None else jobs).select_related("executor")
     search = _search(job_filter, base)
     behind, in_front = as_job_id(before), as_job_id(after)
-    if job_filter.sort not in ("", "-submitted"):
+    if job_filter.sort.removeprefix("-") not in ("", "submitted"):
         return _sorted_page(search, job_filter.sort, behind, None if behind else in_front, size)
+    newest_first = job_filter.sort != "submitted"
     if in_front and not behind:
-        page = _newer_page(search, in_front, size)
-        # The newest page is always full where it can be.
+        page = _page_in_front(search, newest_first, in_front, size)
+        # The first page is always full where it can be.
         return page if page.newer or len(page.jobs) >= size else find(job_filter, size=size, jobs=jobs)
-    return _older_page(search, behind, size)
+    return _page_behind(search, newest_first, behind, size)
 
 
-def _older_page(search: _Search, behind: uuid.UUID | None, size: int) -> JobPage:
-    indexed = search.indexed.filter(id__lt=behind) if behind else search.indexed
-    floor = search.edge(indexed.order_by("-id")) if search.rest is not None else None
-    jobs = search.within(floor=floor)
-    if behind:
-        jobs = jobs.filter(id__lt=behind)
-    rows = list(jobs.order_by("-id")[: size + 1])
-    more, rows = len(rows) > size, rows[:size]
+def _page_behind(search: _Search, newest_first: bool, behind: uuid.UUID | None, size: int) -> JobPage:
+    rows, more, edge = _walk(search, newest_first, behind, size)
     newer = str(rows[0].id) if behind and rows else str(behind or "")
     if more:
         return JobPage(rows, older=str(rows[-1].id), newer=newer)
-    return JobPage(rows, older=str(floor or ""), newer=newer, searched_to=floor)
+    return JobPage(rows, older=str(edge or ""), newer=newer, searched_to=edge)
 
 
-def _newer_page(search: _Search, in_front: uuid.UUID, size: int) -> JobPage:
-    indexed = search.indexed.filter(id__gt=in_front)
-    ceiling = search.edge(indexed.order_by("id")) if search.rest is not None else None
-    jobs = search.within(ceiling=ceiling).filter(id__gt=in_front)
-    rows = list(jobs.order_by("id")[: size + 1])
-    more, rows = len(rows) > size, rows[:size][::-1]
+def _page_in_front(search: _Search, newest_first: bool, in_front: uuid.UUID, size: int) -> JobPage:
+    rows, more, edge = _walk(search, not newest_first, in_front, size)
+    rows.reverse()
     older = str(rows[-1].id) if rows else str(in_front)
-    return JobPage(rows, older=older, newer=str(rows[0].id) if more else str(ceiling or ""))
+    return JobPage(rows, older=older, newer=str(rows[0].id) if more else str(edge or ""))
+
+
+def _walk(
+    search: _Search, downward: bool, begin: uuid.UUID | None, size: int
+) -> tuple[list[Job], bool, uuid.UUID | None]:
+    """The next jobs from the cursor on, whether more of them were found, and where the window ended before the jobs."""
+    order = "-id" if downward else "id"
+    low = begin.int + 1 if begin and not downward else 0
+    high = begin.int - 1 if begin and downward else LAST_ID
+    edge = search.edge(order, low, high) if search.rest is not None else None
+    if edge and downward:
+        low = edge.int
+    elif edge:
+        high = edge.int
+    rows = list(search.within(low, high).order_by(order)[: size + 1])
+    return rows[:size], len(rows) > size, edge
 
 
 def _sorted_page(
     search: _Search, sort: str, behind: uuid.UUID | None, in_front: uuid.UUID | None, size: int
 ) -> JobPage:
     """A page of the newest WINDOW jobs in another order; jobs that are equal in it go by their ids."""
-    floor = search.edge(search.indexed.order_by("-id"))
+    floor = search.edge("-id")
     descending, name = sort.startswith("-"), sort.removeprefix("-")
-    keyed = search.within(floor=floor).annotate(sort_key=SORTS[name](timezone.now()))
+    keyed = search.within(floor.int if floor else 0).annotate(sort_key=SORTS[name](timezone.now()))
     cursor = behind or in_front
     edge: Any = keyed.filter(id=cursor).first() if cursor else None
     forward = in_front is None or edge is None
@@ -340,16 +384,16 @@ class Count:
 def count(job_filter: JobFilter) -> Count:
     """Counts up to COUNT_LIMIT matches, in the newest WINDOW jobs where no index answers."""
     search = _search(job_filter, Job.objects.all())
-    floor = search.edge(search.indexed.order_by("-id")) if search.rest is not None else None
-    found = search.within(floor=floor).order_by("-id").values("id")[: COUNT_LIMIT + 1].count()
+    floor = search.edge("-id") if search.rest is not None else None
+    found = search.within(floor.int if floor else 0).order_by("-id").values("id")[: COUNT_LIMIT + 1].count()
     return Count(min(found, COUNT_LIMIT), found > COUNT_LIMIT or floor is not None)
 
 
 def matching_ids(job_filter: JobFilter) -> list[uuid.UUID]:
     """The newest COUNT_LIMIT matches, as `count` counts them."""
     search = _search(job_filter, Job.objects.all())
-    floor = search.edge(search.indexed.order_by("-id")) if search.rest is not None else None
-    return list(search.within(floor=floor).order_by("-id").values_list("id", flat=True)[:COUNT_LIMIT])
+    floor = search.edge("-id") if search.rest is not None else None
+    return list(search.within(floor.int if floor else 0).order_by("-id").values_list("id", flat=True)[:COUNT_LIMIT])
 
 
 def as_job_id(text: str) -> uuid.UUID | None:

@@ -106,7 +106,7 @@ def make_varied_jobs(number: int) -> None:
         Job.objects.filter(id=job.id).update(priority=index % 3, **(ran or {}))
 
 
-@pytest.mark.parametrize("sort", ["", *SORTS, *(f"-{name}" for name in SORTS)])
+@pytest.mark.parametrize("sort", ["", "submitted", *SORTS, *(f"-{name}" for name in SORTS)])
 def test_pages_in_any_order_hold_every_job_once_and_lead_back(sort: str) -> None:
     make_varied_jobs(23)
     whole = find(JobFilter(sort=sort), size=100).jobs
@@ -158,3 +158,10 @@ def test_matches_are_counted_up_to_a_limit(monkeypatch: pytest.MonkeyPatch) -> N
             assert count(JobFilter()) == Count(3, more=False)
     assert count(JobFilter()) == Count(3, more=True)
     assert len(matching_ids(JobFilter(state="PENDING"))) == 3
+
+
+def test_a_second_filter_gives_a_planner_no_reason_to_leave_the_window() -> None:
+    User.objects.create_user("ann")
+    search = listing._search(JobFilter(state="PENDING", owner="ann", image="alpine:3"), Job.objects.all())
+    plan = search.within(low=1).order_by("-id").explain()
+    assert "job_owner_recent" not in plan and "job_image_recent" not in plan
