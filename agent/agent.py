@@ -218,7 +218,10 @@ class Agent:
         task = asyncio.current_task()
         if task is not None and task in self._tasks:
             self._leaving.add(task)
-        return self._link.send(event)
+        written = self._link.send(event)
+        if attempt.adopted or event.reason == "superseded":
+            self._heartbeat()  # Nothing new comes here as long as the scheduler thinks that it is held in vain.
+        return written
 
     def _say_hello(self, again: bool = False) -> None:
         """Describe the node; `again`, after Redis may have been emptied, also what ended lately."""

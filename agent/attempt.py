@@ -4,6 +4,7 @@ Each step can be the first one: a new agent takes up its predecessor's attempts 
 """
 
 import asyncio
+import contextlib
 import logging
 import time
 from collections.abc import Callable
@@ -42,7 +43,18 @@ from agent.protocol import (
 )
 from agent.state import Record, State
 from agent.usage import Peaks
-from agent.verdict import KILLED, REMOVED, Circumstances, Verdict, ended_by_predecessor, judge, stop_reason, stopped
+from agent.verdict import (
+    KILLED,
+    REBOOTED,
+    REMOVED,
+    Circumstances,
+    Verdict,
+    ended_by_predecessor,
+    judge,
+    stop_reason,
+    stopped,
+    unseen,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -88,9 +100,9 @@ class Attempt:
         self._node, self._on_finished = node, on_finished
         self._wake, self._exited, self._stop_wanted = asyncio.Event(), asyncio.Event(), asyncio.Event()
         self._interruptible = True
-        self._adopted = self._look_first = self._tried_create = not fresh
+        self.adopted = self._look_first = self._tried_create = not fresh
         self._generation = node.engine.generation
-        self._killed_by_other = False
+        self._killed_by_other = self._engine_restarted = False
         self._saw_oom = False
         self._ended_by = ""
         self._told = 0.0
@@ -352,16 +364,26 @@ class Attempt:
         if container.exit_code == KILLED[0] and not (container.oom_killed or self._saw_oom or self._ended_by):
             await asyncio.sleep(LATE_OOM)
             container = await self._find() or container
-        before = ended_by_predecessor(self.start, self.record.stop, container) if self._adopted else ""
+        before = ended_by_predecessor(self.start, self.record.stop, container) if self.adopted else ""
+        if self.adopted and not before and container.exit_code in (*KILLED, REBOOTED):
+            await self._ask_for_its_end(container)
         around = Circumstances(
             ended_by=self._ended_by or before,
             oom=container.oom_killed or self._saw_oom,
             killed_by_other=self._killed_by_other,
-            engine_restarted=self._node.engine.generation != self._generation,
+            engine_restarted=self._engine_restarted or self._node.engine.generation != self._generation,
             first_stderr=output.first_stderr,
             last_stderr=output.last_stderr,
         )
         return self._finished(judge(self.start, container, around), container, around.oom)
+
+    async def _ask_for_its_end(self, container: Facts) -> None:
+        """A container may have been killed while no agent looked: by whom is to be told from what Docker remembers."""
+        ended_at = container.finished_at.timestamp() if container.finished_at else 0
+        with contextlib.suppress(EngineAway, APIError):
+            found = unseen(container.id, await self._node.engine.remembered(max(time.time(), ended_at) + 1))
+            self._killed_by_other |= found[0]
+            self._engine_restarted |= found[1]
 
     def _finished(self, verdict: Verdict, container: Facts | None = None, oom: bool = False) -> AttemptFinished:
         return AttemptFinished(

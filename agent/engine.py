@@ -179,6 +179,20 @@ class Engine:
         }
         return await self._open("GET", "/events", filters=json.dumps(wanted))
 
+    async def remembered(self, until: float) -> list[tuple[str, str]]:
+        """The newest events since the engine was started, up to a time: (container id, action), others as ('', …)."""
+        stream = await self._open("GET", "/events", since="1", until=f"{until:.3f}")
+        found = []
+        try:
+            async for line in stream.lines(STREAM_TIMEOUT):
+                event = json.loads(line)
+                found.append((event["Actor"]["ID"] if event["Type"] == "container" else "", str(event["Action"])))
+        except (TimeoutError, ValueError) as error:
+            raise EngineAway(f"it does not tell of its past: {error}") from None
+        finally:
+            stream.close()
+        return found
+
     async def _open(
         self, method: str, path: str, *, within: float = STREAM_TIMEOUT, login: str = "", **query: object
     ) -> Stream:

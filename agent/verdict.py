@@ -1,5 +1,6 @@
 """Why an attempt ended: from what Docker says of its container, and what the agent knows besides. Pure."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from agent.config import GB
@@ -10,6 +11,8 @@ KILLED = (137, 143)
 """Exit codes of SIGKILL and SIGTERM."""
 REBOOTED = 255
 """The exit code that Docker gives to a container that was running when the machine went down."""
+ENGINE_REMEMBERS = 256
+"""Events; of one older than that many others it can tell nothing."""
 STOP_SENTENCES = {
     "stopped": "Stopped on request.",
     "superseded": "Stopped: a newer attempt took over.",
@@ -60,8 +63,17 @@ def judge(start: StartAttempt, container: Facts, around: Circumstances) -> Verdi
     if code in KILLED and around.killed_by_other:
         return Verdict("container_gone", f"The container was stopped on the executor by hand (exit code {code}).")
     if code in (*KILLED, REBOOTED) and around.engine_restarted:
-        return Verdict("engine_error", f"Docker was stopped or restarted under the job (exit code {code}).")
+        return Verdict("engine_error", f"Docker or the node was stopped or restarted under the job (exit code {code}).")
     return Verdict("exit_nonzero", f"The command exited with code {code}.")
+
+
+def unseen(container_id: str, remembered: Sequence[tuple[str, str]]) -> tuple[bool, bool]:
+    """Of an end that no agent saw: whether somebody had the container killed, and whether the engine was restarted
+    under it. `remembered` are the engine's newest events, as (container id, action); a start forgets all of them."""
+    actions = {action for container, action in remembered if container == container_id}
+    if "die" not in actions:
+        return False, len(remembered) < ENGINE_REMEMBERS
+    return "kill" in actions and "start" in actions, "kill" in actions and "start" not in actions
 
 
 def stopped(reason: str) -> Verdict:

@@ -7,7 +7,15 @@ import pytest
 
 from agent.containers import Facts
 from agent.protocol import StartAttempt, StopAttempt
-from agent.verdict import STOP_SENTENCES, Circumstances, ended_by_predecessor, judge, stop_reason
+from agent.verdict import (
+    ENGINE_REMEMBERS,
+    STOP_SENTENCES,
+    Circumstances,
+    ended_by_predecessor,
+    judge,
+    stop_reason,
+    unseen,
+)
 
 BEGIN = datetime(2026, 11, 24, 13, tzinfo=UTC)
 START = StartAttempt(
@@ -92,3 +100,23 @@ def test_what_the_agent_before_did_is_told_by_exit_code_and_time(
     command: StopAttempt | None, container: Facts, reason: str
 ) -> None:
     assert ended_by_predecessor(START, command, container) == reason
+
+
+OTHERS = [("other", "start"), ("", "pull"), ("other", "die")]
+
+
+@pytest.mark.parametrize(
+    ("remembered", "by_other", "restarted"),
+    [
+        (["start", "die"], False, False),  # by itself
+        (["start", "kill", "die"], True, False),  # by hand
+        (["kill", "die", "stop"], False, True),  # by an engine that found it at its start, after a crash
+        ([], False, True),  # by an engine or a node that went down
+    ],
+)
+def test_whose_doing_an_end_was_that_no_agent_saw(remembered: list[str], by_other: bool, restarted: bool) -> None:
+    assert unseen("c", OTHERS + [("c", action) for action in remembered]) == (by_other, restarted)
+
+
+def test_an_end_that_the_engine_may_have_forgotten_is_nobodys_doing() -> None:
+    assert unseen("c", [("other", "start")] * ENGINE_REMEMBERS) == (False, False)

@@ -1,5 +1,6 @@
 """A Docker Engine of the test's own, which it may kill: own data, sockets, containerd and network."""
 
+import contextlib
 import shutil
 import signal
 import subprocess
@@ -9,6 +10,7 @@ from types import TracebackType
 from typing import Self
 
 import docker
+import psutil
 
 
 class PrivateEngine:
@@ -22,15 +24,10 @@ class PrivateEngine:
         self.client = docker.DockerClient(self.host, version="1.41")
 
     def __enter__(self) -> Self:
-        # As where systemd runs both: a containerd that dockerd does not take with it.
-        folder = self._directory
-        (folder / "containerd.toml").write_text('version = 2\ndisabled_plugins = ["io.containerd.grpc.v1.cri"]\n')
-        command = [
-            "containerd", f"--config={folder}/containerd.toml", f"--address={folder}/containerd.sock",
-            f"--root={folder}/containerd", f"--state={folder}/containerd-state",
-        ]  # fmt: skip
-        with (folder / "containerd.log").open("ab") as output:
-            self._containerd = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT)
+        (self._directory / "containerd.toml").write_text(
+            'version = 2\ndisabled_plugins = ["io.containerd.grpc.v1.cri"]\n'
+        )
+        self._start_containerd()
         self.start()
         return self
 
@@ -46,9 +43,40 @@ class PrivateEngine:
         if self._containerd is not None:
             self._containerd.terminate()
             self._containerd.wait(30)
-        # dockerd mounts its data on itself, and one that was killed leaves that behind.
-        while subprocess.run(["umount", self._directory / "data"], stderr=subprocess.DEVNULL).returncode == 0:
-            pass
+        self._unmount()
+
+    def _start_containerd(self) -> None:
+        """As where systemd runs both: a containerd that dockerd does not take with it."""
+        folder = self._directory
+        command = [
+            "containerd", f"--config={folder}/containerd.toml", f"--address={folder}/containerd.sock",
+            f"--root={folder}/containerd", f"--state={folder}/containerd-state",
+        ]  # fmt: skip
+        with (folder / "containerd.log").open("ab") as output:
+            self._containerd = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT)
+
+    def _unmount(self) -> None:
+        """dockerd mounts its data on itself, and containers' file systems below; one that was killed leaves that."""
+        mounts = [line.split()[1] for line in Path("/proc/mounts").read_text().splitlines()]
+        for mount in reversed([mount for mount in mounts if Path(mount).is_relative_to(self._directory)]):
+            subprocess.run(["umount", "--lazy", mount], check=True)
+
+    def reboot(self) -> None:
+        """Everything is gone at once, the containers too, and with it what lies in memory; then both start again."""
+        self.end(signal.SIGKILL)
+        assert self._containerd is not None
+        self._containerd.kill()
+        self._containerd.wait()
+        for process in psutil.process_iter(["cmdline"]):
+            if f"{self._directory}/containerd.sock" in (process.info["cmdline"] or []):
+                for other in [process, *process.children(recursive=True)]:
+                    with contextlib.suppress(psutil.NoSuchProcess):
+                        other.kill()
+        self._unmount()
+        for folder in ("exec", "containerd-state"):
+            shutil.rmtree(self._directory / folder)
+        self._start_containerd()
+        self.start()
 
     def start(self) -> None:
         """Returns when it answers."""

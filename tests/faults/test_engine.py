@@ -96,3 +96,19 @@ def test_1_a_hanging_engine_makes_its_executor_unhealthy_and_its_jobs_go_on_when
     engine.resume()
     system.ends_exactly(job_id)
     system.ends_exactly(waiting, 3)
+
+
+@pytest.mark.parametrize("engine", [""], ids=["containers die with it"], indirect=True)
+@pytest.mark.parametrize("fault", [restarted, killed, PrivateEngine.reboot])
+def test_1_4_what_died_with_its_node_is_no_failure_of_the_job(
+    system: System, engine: PrivateEngine, fault: Fault
+) -> None:
+    """The agent is gone as well, as in a reboot: the next one has only what the engine remembers."""
+    cluster = system.cluster
+    job_id = system.submit_numbered(40, pause=0.05)
+    system.printed(job_id, 6)
+    cluster.kill("agent-a")
+    fault(engine)
+    cluster.launch_agent("a")
+    job = system.ends_exactly(job_id, 40, attempts=2)
+    assert job["attempts"][0]["reason"] == "engine_error"
