@@ -48,6 +48,7 @@ class Link:
         self._outbox: deque[tuple[bytes, asyncio.Future[None]]] = deque()
         self._filled = asyncio.Event()
         self._sampled = False
+        self._returned = asyncio.Event()
         self.client = self._client(config.redis_url)
         self._blocking = self._client(config.redis_url)
 
@@ -65,7 +66,7 @@ class Link:
 
     async def patiently(self, call: Callable[[], Awaitable[Any]], seconds: float = CALL_TIMEOUT) -> Any:
         """The answer of `call`, tried until Redis gives one within `seconds`; it must be harmless when done twice."""
-        delay = FIRST_DELAY
+        delay, hurried = FIRST_DELAY, False
         while True:
             try:
                 async with asyncio.timeout(seconds):
@@ -77,17 +78,25 @@ class Link:
             else:
                 self._back()
                 return answer
-            await asyncio.sleep(delay * random.uniform(0.5, 1))  # noqa: S311
+            try:
+                async with asyncio.timeout(delay * random.uniform(0.5, 1)):  # noqa: S311
+                    # The first that gets through has the others try at once, but each of them only once.
+                    await (asyncio.Event() if hurried else self._returned).wait()
+                hurried = True
+            except TimeoutError:
+                pass
             delay = min(2 * delay, LONGEST_DELAY)
 
     def _lost(self, why: str) -> None:
         if self.connected:
             self.connected = False
+            self._returned.clear()
             logger.warning("Redis does not answer, trying on: %s", why)
 
     def _back(self) -> None:
         if not self.connected:
             self.connected = True
+            self._returned.set()
             logger.info("Redis answers again")
             self._on_return()
 

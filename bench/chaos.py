@@ -248,7 +248,8 @@ class Chaos:
             self.abort_stubborn()
             ended = all(state[0] in FINAL for state in list(self.states.values()))
             known = self.jobs.keys() | self.probes <= self.states.keys() | {""}
-            if ended and known and not self.cluster.containers() and not self.unread():
+            read = ended and known and not self.cluster.containers() and not self.unread()
+            if read and not _unread_entries(self.cluster):
                 break
             time.sleep(0.2)
         time.sleep(1)  # the last heartbeats

@@ -5,7 +5,9 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
+from redis.exceptions import ConnectionError as Refused
 
+from agent import link as link_module
 from agent.config import Config
 from agent.link import Link
 
@@ -43,3 +45,23 @@ async def test_a_receiver_told_to_end_in_the_very_moment_of_writing_ends(
     ended = receiving.done()
     receiving.cancel()
     assert ended
+
+
+async def test_once_redis_answers_one_who_waits_all_who_wait_try_again_at_once(
+    link: Link, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(link_module, "FIRST_DELAY", 1000.0)
+    monkeypatch.setattr(link_module, "LONGEST_DELAY", 1000.0)
+    refused = asyncio.Event()
+
+    async def ask() -> str:
+        if not refused.is_set():
+            refused.set()
+            raise Refused
+        return "answer"
+
+    waiting = asyncio.create_task(link.patiently(ask))
+    await refused.wait()
+    await link.patiently(ask)
+    async with asyncio.timeout(5):
+        assert await waiting == "answer"
