@@ -38,11 +38,13 @@ from jobs.schemas import (
     PassResult,
     as_filter,
     attempt_summary,
+    happened,
     summary,
 )
 from jobs.services import JobNotFound
 from jobs.snapshot import never_fits, why_waiting
 from jobs.submission import MOST_IN_BATCH, InvalidSubmission, JobSubmission, parse_batch
+from jobs.timeline import happenings
 
 logger = logging.getLogger(__name__)
 router = Router(tags=["Jobs"])
@@ -208,6 +210,8 @@ def change_jobs(request: HttpRequest, body: BulkRequest) -> dict[str, Any]:
 def get_job(request: HttpRequest, job_id: str) -> dict[str, Any]:
     """The job with its attempts, why it waits, and the end of its log."""
     job = _job(job_id)
+    attempts = list(job.attempts.select_related("container_settings").order_by("number"))
+    happened_to_it = happenings(job, attempts, list(job.events.all()), services.retried_by(job))
     try:
         log = read_log(broker.client(), job.id, limit=TAIL_LINES)
     except (*RedisUnavailable, ArchiveUnavailable) as error:
@@ -216,7 +220,8 @@ def get_job(request: HttpRequest, job_id: str) -> dict[str, Any]:
     return {
         **summary(job),
         "waiting_reason": why_waiting(job) or None,
-        "attempts": [attempt_summary(attempt) for attempt in job.attempts.order_by("number")],
+        "attempts": [attempt_summary(attempt) for attempt in attempts],
+        "events": [happened(item) for item in happened_to_it],
         "logs": log.lines if log else None,
         "logs_total": log.total if log else None,
     }

@@ -3,6 +3,7 @@
 A state is written by `jobs/transitions.py` alone, which asks `jobs/lifecycle.py` first.
 """
 
+import datetime
 import uuid
 
 import uuid_utils.compat
@@ -139,6 +140,11 @@ class Attempt(models.Model):
 
     def __str__(self) -> str:
         return f"{self.job_id} attempt {self.number}"
+
+    @property
+    def image_ready_at(self) -> datetime.datetime | None:
+        """When the agent had the image, by its own clock."""
+        return self.pulled_at or self.accepted_at
 
     @property
     def container_name(self) -> str:

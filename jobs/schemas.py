@@ -10,9 +10,10 @@ from pydantic import ConfigDict, Field, ValidationInfo, field_validator, model_v
 from jobs.lifecycle import State
 from jobs.listing import COUNT_LIMIT, JobFilter
 from jobs.masking import masked
-from jobs.models import Attempt, Job
+from jobs.models import Attempt, ContainerSettings, Job
 from jobs.services import Action
 from jobs.submission import GB, MAX_PRIORITY, MIN_PRIORITY
+from jobs.timeline import Happening
 
 TAIL_LINES = 100
 
@@ -154,6 +155,27 @@ class BulkResult(Schema):
     refused: list[Refused]
 
 
+class Layer(Schema):
+    id: str
+    status: str = Field(description="waiting, downloading, downloaded, unpacking or done")
+    current: int = Field(description="Bytes of `total`; 0 of 0 where Docker does not say.")
+    total: int
+
+
+class Use(Schema):
+    samples: int = Field(description="How often it was looked at.")
+    cpu_millicores: int
+    memory_bytes: int
+    gpu_percent: int
+    gpu_memory_bytes: int
+    cpu_seconds: int
+    received_bytes: int
+    sent_bytes: int
+    read_bytes: int
+    written_bytes: int
+    held_back: int = Field(description="How many of the looks found it at its CPU limit.")
+
+
 class AttemptSummary(Schema):
     number: int
     status: State
@@ -166,13 +188,32 @@ class AttemptSummary(Schema):
     exit_code: int | None
     oom_killed: bool
     placed_at: datetime
+    accepted_at: datetime | None = Field(description="By the agent's clock, as are the next four.")
+    pulled_at: datetime | None = Field(description="Null where the image was there already.")
+    created_at: datetime | None = Field(description="Of the container.")
     started_at: datetime | None
     finished_at: datetime | None
+    layers: list[Layer] = Field(description="Of the image, while it is pulled.")
+    use: Use | None = Field(description="What it used in all and at most, where it was seen; at its end.")
+    settings: dict[str, Any] | None = Field(
+        description="What Docker applied to the container, by Docker's own names; of variables the names alone."
+    )
+
+
+class Happened(Schema):
+    """Something that happened to a job."""
+
+    at: datetime
+    text: str
+    by: str | None = Field(description="The user who did it.")
+    attempt: int | None
+    job_id: UUID | None = Field(description="Another job that it is about, such as the retry.")
 
 
 class JobDetail(JobSummary):
     waiting_reason: str | None = Field(description="Why a PENDING job waits.")
     attempts: list[AttemptSummary]
+    events: list[Happened] = Field(description="What happened to it, in order.")
     logs: list[str] | None = Field(description=f"The last {TAIL_LINES} lines; null while Redis does not answer.")
     logs_total: int | None = Field(description="How many lines the job has written.")
 
@@ -231,6 +272,7 @@ def summary(job: Job) -> dict[str, Any]:
 
 def attempt_summary(attempt: Attempt) -> dict[str, Any]:
     """An attempt as AttemptSummary has it."""
+    settings: ContainerSettings | None = getattr(attempt, "container_settings", None)
     return {
         "number": attempt.number,
         "status": attempt.state,
@@ -243,8 +285,25 @@ def attempt_summary(attempt: Attempt) -> dict[str, Any]:
         "exit_code": attempt.exit_code,
         "oom_killed": attempt.oom_killed,
         "placed_at": attempt.placed_at,
+        "accepted_at": attempt.accepted_at,
+        "pulled_at": attempt.pulled_at,
+        "created_at": attempt.created_at,
         "started_at": attempt.started_at,
         "finished_at": attempt.finished_at,
+        "layers": attempt.layers,
+        "use": attempt.use,
+        "settings": settings.applied if settings else None,
+    }
+
+
+def happened(happening: Happening) -> dict[str, Any]:
+    """As Happened has it."""
+    return {
+        "at": happening.at,
+        "text": happening.text,
+        "by": happening.by or None,
+        "attempt": happening.attempt or None,
+        "job_id": happening.job,
     }
 
 

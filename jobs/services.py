@@ -137,6 +137,14 @@ def set_priority(job_id: uuid.UUID, priority: int, by: str = "") -> Job:
     return job
 
 
+def retried_by(job: Job) -> str:
+    """Who asked for a job that is a retry; '' where it is none, or nobody knows."""
+    if job.retry_of is None:
+        return ""
+    asked = JobEvent.objects.filter(job=job.retry_of, kind=JobEvent.Kind.RETRY, text=str(job.id))
+    return asked.values_list("by", flat=True).first() or ""
+
+
 # --- Many at once ------------------------------------------------------------------------------------------------
 
 

@@ -4,8 +4,6 @@
 """
 
 import uuid
-from dataclasses import dataclass
-from datetime import datetime
 from typing import Any
 
 from django.contrib import messages
@@ -18,13 +16,17 @@ from django_htmx.middleware import HtmxDetails
 from executors.broker import RedisUnavailable
 from executors.hub import Fragments
 from jobs import services
+from jobs.applied import rows_of
 from jobs.lifecycle import LIVE
 from jobs.masking import masked
-from jobs.models import Attempt, Job
+from jobs.models import ContainerSettings, Job
 from jobs.snapshot import why_waiting
+from jobs.timeline import happenings, steps
 from jobs.usage import report, samples_of
 
 SHOWN_RETRIES = 10
+PARTS = "head", "facts", "attempts", "events", "settings"
+"""Of the page, what changes: each a template and the element `job-…`."""
 
 
 class HtmxRequest(HttpRequest):
@@ -36,54 +38,20 @@ class HtmxRequest(HttpRequest):
 # --- One job -----------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class Step:
-    """One point of a job's life. `took` is the time since the step before it; `kind` is done, now or ahead."""
-
-    label: str
-    at: datetime | None
-    since: datetime | None
-    kind: str
-
-
-def timeline(job: Job, attempt: Attempt | None) -> list[Step]:
-    """Submitted, placed, running, ended: what has happened to the job's current attempt and what is still ahead.
-
-    The times between are each by one clock: the start and end that the node tells may be minutes off from ours.
-    """
-    placed = attempt.placed_at if attempt and (attempt.finished_at is None or job.is_final) else None
-    started = job.started_at if placed else None
-    running = (attempt.running_since if attempt else None) or started if placed else None
-    marks = [
-        ("Submitted", job.submitted_at, None),
-        ("Placed", placed, job.submitted_at),
-        ("Running", running, placed),
-        (
-            job.state.capitalize() if job.is_final else "Ended",
-            job.finished_at,
-            (started if job.is_final else running) or placed or job.submitted_at,
-        ),
-    ]
-    if job.is_final:
-        return [Step(label, at, since, "done") for label, at, since in marks if at]
-    reached = sum(1 for _, at, _ in marks if at)
-    return [
-        Step(label, at, since, "done" if place < reached else "now" if place == reached else "ahead")
-        for place, (label, at, since) in enumerate(marks)
-    ]
-
-
 def detail_context(job_id: uuid.UUID) -> dict[str, Any]:
     """Raises Job.DoesNotExist."""
     job = Job.objects.select_related("executor", "owner").get(id=job_id)
-    attempts = list(job.attempts.select_related("executor").order_by("-number"))
-    current = attempts[0] if attempts else None
+    attempts = list(job.attempts.select_related("executor").order_by("number"))
+    current = attempts[-1] if attempts else None
+    settings = ContainerSettings.objects.filter(attempt=current).first() if current else None
     return {
         "job": job,
-        "attempts": attempts,
+        "attempts": attempts[::-1],
         "current": current,
         "waiting": why_waiting(job),
-        "steps": timeline(job, current),
+        "steps": steps(job, current),
+        "events": happenings(job, attempts, list(job.events.all()), services.retried_by(job)),
+        "settings": rows_of(settings.applied, job.env) if settings else [],
         "live": job.state in LIVE,
         "env": masked(job.env),
         "retries": Job.objects.filter(retry_of=job.id).only("id").order_by("id")[:SHOWN_RETRIES],
@@ -92,7 +60,7 @@ def detail_context(job_id: uuid.UUID) -> dict[str, Any]:
 
 def detail_fragments(job_id: uuid.UUID) -> Fragments:
     context = detail_context(job_id)
-    return {f"job-{part}": render_to_string(f"jobs/_{part}.html", context) for part in ("head", "facts", "attempts")}
+    return {f"job-{part}": render_to_string(f"jobs/_{part}.html", context) for part in PARTS}
 
 
 @require_GET

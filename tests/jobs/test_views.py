@@ -1,7 +1,6 @@
 """The job pages: what they show, what they let one do, and that nothing in a job can break out of them."""
 
 import re
-from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -13,8 +12,7 @@ from pytest_django import DjangoAssertNumQueries
 
 from executors.broker import keys
 from jobs.lifecycle import State
-from jobs.models import Attempt, Job, new_job_id
-from jobs.views import timeline
+from jobs.models import Attempt, ContainerSettings, Job, JobEvent, new_job_id
 from tests.rows import make_executor, make_job
 
 HOSTILE = "<script>alert(1)</script>\"'><img src=x onerror=alert(2)>"
@@ -233,28 +231,38 @@ def test_the_job_page_costs_the_same_queries_however_many_attempts_it_shows(
             finished_at=now, start_command=number,
         )  # fmt: skip
     text_of(client, f"/jobs/{job.id}/")
-    with django_assert_max_num_queries(5):
+    with django_assert_max_num_queries(7):
         text_of(client, f"/jobs/{job.id}/")
 
 
-def test_the_timeline_of_a_job_says_what_is_done_what_goes_on_and_what_is_ahead() -> None:
-    now = timezone.now()
-    job = Job(submitted_at=now, state=State.PENDING)
-    assert [step.kind for step in timeline(job, None)] == ["done", "now", "ahead", "ahead"]
-    attempt = Attempt(placed_at=now)
-    job.state = State.STARTING
-    assert [step.kind for step in timeline(job, attempt)] == ["done", "done", "now", "ahead"]
-    job.state, job.started_at = State.RUNNING, now
-    assert [step.kind for step in timeline(job, attempt)] == ["done", "done", "done", "now"]
-    job.state, job.finished_at = State.SUCCEEDED, now + timedelta(seconds=2)
-    assert [(step.label, step.kind) for step in timeline(job, attempt)][-1] == ("Succeeded", "done")
+def test_the_page_says_what_happened_and_how_docker_runs_the_container(client: Client) -> None:
+    job = make_job(State.RUNNING, make_executor(), env={"TOKEN": "hunter2", "MODE": "fast"})
+    JobEvent.objects.create(job=job, at=timezone.now(), kind="priority", by="ann", text="from 0 to 5")
+    applied = {
+        "Image": "sha256:abc",
+        "Config": {"Env": ["TOKEN", "MODE", "PATH"], "Cmd": [HOSTILE]},
+        "HostConfig": {"CpuQuota": 50_000, "CpuPeriod": 100_000, "Memory": 2**29, "CapDrop": ["ALL"],
+                       "LogConfig": {"Type": "x"}},
+    }  # fmt: skip
+    ContainerSettings.objects.create(attempt=job.attempts.get(), applied=applied)
+    page = text_of(client, f"/jobs/{job.id}/")
+    for words in ("sha256:abc", "536870912 (512 MB)", "50000 of every 100000 µs (0.5 cores)", "Type=x", "MODE=fast",
+                  "PATH (the image", "Priority changed from 0 to 5", "by ann", "Placed on node-1"):  # fmt: skip
+        assert words in page, words
+    assert "hunter2" not in page
+    assert "<script>alert" not in page
 
 
-def test_a_requeued_job_waits_to_be_placed_again_in_its_timeline() -> None:
-    now = timezone.now()
-    job = Job(submitted_at=now, state=State.PENDING, started_at=now)
-    ended = Attempt(placed_at=now, finished_at=now)
-    assert [(step.label, step.kind) for step in timeline(job, ended)][:2] == [("Submitted", "done"), ("Placed", "now")]
+def test_a_pull_is_shown_layer_by_layer(client: Client) -> None:
+    job = make_job(State.STARTING, make_executor())
+    loading = {"id": "a1", "status": "downloading", "current": 2**20, "total": 2**21}
+    layers = [loading, {"id": HOSTILE, "status": "waiting", "current": 0, "total": 0}]
+    job.attempts.update(progress="pulling alpine: 50 % of 2.1 MB", layers=layers)
+    page = text_of(client, f"/jobs/{job.id}/")
+    assert re.search(r'<code>a1</code><progress max="2097152" value="1048576"', page)
+    assert "1 MB of 2 MB" in page
+    assert page.index("Image pulled") < page.index("Created")
+    assert "<script>alert" not in page
 
 
 # --- Abort -------------------------------------------------------------------------------------------------------
