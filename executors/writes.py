@@ -1,14 +1,16 @@
 """Many rows written at once, by the way measured fastest for each database; docs/decisions/0010 has the figures.
 
-PostgreSQL: COPY, and UPDATE from arrays. SQLite: Django's own INSERT, and one prepared UPDATE for all rows. Django's
-`bulk_update` is slow on both: its time goes into building CASE WHEN.
+PostgreSQL: COPY, and UPDATE from arrays, both as text that is made here a column at a time. SQLite: Django's own
+INSERT, and one prepared UPDATE for all rows. Django's `bulk_update` is slow on both: its time goes into building CASE.
 """
 
+import json
 from collections.abc import Sequence
 from typing import Any
 
-from django.db import connection
-from django.db.models import AutoField, Field, Model
+from django.db import DEFAULT_DB_ALIAS, connections
+from django.db.backends.base.base import BaseDatabaseWrapper
+from django.db.models import AutoField, Field, JSONField, Model
 
 
 def insert_rows(rows: Sequence[Model]) -> None:
@@ -18,8 +20,9 @@ def insert_rows(rows: Sequence[Model]) -> None:
     """
     if not rows:
         return
+    connection = connections[DEFAULT_DB_ALIAS]
     if connection.vendor == "postgresql":
-        _copy(rows)
+        _copy(connection, rows)
     else:
         type(rows[0])._base_manager.bulk_create(rows)
 
@@ -28,37 +31,49 @@ def update_rows(rows: Sequence[Model], fields: Sequence[str]) -> None:
     """Write these fields of these rows, all of one model and each once, inside the caller's transaction."""
     if not rows:
         return
+    connection = connections[DEFAULT_DB_ALIAS]
     model = rows[0]
     changed = [_field(model, name) for name in fields]
     key = _field(model, model._meta.pk.name if model._meta.pk else "")
     if connection.vendor == "postgresql":
-        _update_from_arrays(rows, key, changed)
+        _update_from_arrays(connection, rows, key, changed)
     else:
-        _update_one_by_one(rows, key, changed)
+        _update_one_by_one(connection, rows, key, changed)
 
 
 # --- PostgreSQL --------------------------------------------------------------------------------------------------
+#
+# Every name in a statement is a model's own, every value a parameter or COPY's data.
+
+_COPY_ESCAPES = str.maketrans({"\\": "\\\\", "\t": "\\t", "\n": "\\n", "\r": "\\r"})
+_ARRAY_ESCAPES = str.maketrans({"\\": "\\\\", '"': '\\"'})
 
 
-def _copy(rows: Sequence[Model]) -> None:
+def _copy(connection: BaseDatabaseWrapper, rows: Sequence[Model]) -> None:
     meta = rows[0]._meta
     if isinstance(meta.pk, AutoField):
-        _number(rows, meta.pk)
+        _number(connection, rows, meta.pk)
     fields = meta.concrete_fields
-    columns = ", ".join(_quoted(field) for field in fields)
-    statement = f"COPY {connection.ops.quote_name(meta.db_table)} ({columns}) FROM STDIN"
+    columns = [
+        ["\\N" if text is None else text.translate(_COPY_ESCAPES) for text in _texts(field, _new_values(rows, field))]
+        for field in fields
+    ]
+    lines = "".join("\t".join(row) + "\n" for row in zip(*columns, strict=True))
+    names = ", ".join(_quoted(connection, field.column) for field in fields)
+    statement = f"COPY {_quoted(connection, meta.db_table)} ({names}) FROM STDIN"
     # Django does not know COPY, so that its own exceptions have to be asked for.
     with connection.cursor() as cursor, connection.wrap_database_errors, cursor.copy(statement) as copy:
-        for values in zip(*(_new_column(rows, field) for field in fields), strict=True):
-            copy.write_row(values)
+        copy.write(lines)
 
 
-def _new_column(rows: Sequence[Model], field: "Field[Any, Any]") -> list[Any]:
-    """As `_column`, with what Django fills in itself, such as the time of registration."""
-    return [field.get_db_prep_save(field.pre_save(row, True), connection) for row in rows]
+def _new_values(rows: Sequence[Model], field: "Field[Any, Any]") -> list[Any]:
+    """With what Django fills in itself, such as the time of registration."""
+    if getattr(field, "auto_now_add", False) or getattr(field, "auto_now", False):
+        return [field.pre_save(row, True) for row in rows]
+    return [getattr(row, field.attname) for row in rows]
 
 
-def _number(rows: Sequence[Model], key: "Field[Any, Any]") -> None:
+def _number(connection: BaseDatabaseWrapper, rows: Sequence[Model], key: "Field[Any, Any]") -> None:
     """Take the keys from the sequence, as COPY does not say which it gave."""
     with connection.cursor() as cursor:
         cursor.execute(
@@ -69,24 +84,50 @@ def _number(rows: Sequence[Model], key: "Field[Any, Any]") -> None:
             row.pk = number
 
 
-def _update_from_arrays(rows: Sequence[Model], key: "Field[Any, Any]", changed: "Sequence[Field[Any, Any]]") -> None:
-    fields = [key, *changed]
-    names = [f"c{number}" for number in range(len(fields))]
-    assignments = ", ".join(
-        f"{_quoted(field)} = new.{name}" for field, name in zip(fields, names, strict=True) if field is not key
-    )
-    arrays = ", ".join(f"%s::{_type(field)}[]" for field in fields)
-    table = connection.ops.quote_name(rows[0]._meta.db_table)
-    # Every name in the statement is a model's own, every value a parameter.
+def _update_from_arrays(
+    connection: BaseDatabaseWrapper,
+    rows: Sequence[Model],
+    key: "Field[Any, Any]",
+    changed: "Sequence[Field[Any, Any]]",
+) -> None:
+    table = _quoted(connection, rows[0]._meta.db_table)
+    assignments, arrays, columns = [], [f"%s::{_type(connection, key)}[]"], [_array(_column(rows, key))]
+    constants: list[str | None] = []
+    for field in changed:
+        texts = _column(rows, field)
+        if texts.count(texts[0]) == len(texts):  # as many are: the state, or nothing at all
+            assignments.append(f"{_quoted(connection, field.column)} = %s::{_type(connection, field)}")
+            constants.append(texts[0])
+        else:
+            assignments.append(f"{_quoted(connection, field.column)} = new.c{len(columns)}")
+            arrays.append(f"%s::{_type(connection, field)}[]")
+            columns.append(_array(texts))
+    names = ", ".join(f"c{number}" for number in range(len(columns)))
     statement = (
-        f"UPDATE {table} SET {assignments} FROM unnest({arrays}) AS new({', '.join(names)})"  # noqa: S608
-        f" WHERE {table}.{_quoted(key)} = new.{names[0]}"
+        f"UPDATE {table} SET {', '.join(assignments)} FROM unnest({', '.join(arrays)}) AS new({names})"  # noqa: S608
+        f" WHERE {table}.{_quoted(connection, key.column)} = new.c0"
     )
     with connection.cursor() as cursor:
-        cursor.execute(statement, [_column(rows, field) for field in fields])
+        cursor.execute(statement, [*constants, *columns])
 
 
-def _type(field: "Field[Any, Any]") -> str:
+def _column(rows: Sequence[Model], field: "Field[Any, Any]") -> list[str | None]:
+    return _texts(field, [getattr(row, field.attname) for row in rows])
+
+
+def _texts(field: "Field[Any, Any]", values: list[Any]) -> list[str | None]:
+    """Texts, numbers, times, ids, booleans and JSON as PostgreSQL reads them."""
+    if isinstance(field, JSONField):
+        return [None if value is None else json.dumps(value, cls=field.encoder) for value in values]
+    return [value if value is None or type(value) is str else str(value) for value in values]
+
+
+def _array(texts: Sequence[str | None]) -> str:
+    elements = ["NULL" if text is None else f'"{text.translate(_ARRAY_ESCAPES)}"' for text in texts]
+    return f"{{{','.join(elements)}}}"
+
+
+def _type(connection: BaseDatabaseWrapper, field: "Field[Any, Any]") -> str:
     """The column's type without its length: a cast to varchar(16) would cut in silence what is too long."""
     name = field.rel_db_type(connection) if field.primary_key else field.db_type(connection)
     return (name or "").partition("(")[0]
@@ -95,24 +136,27 @@ def _type(field: "Field[Any, Any]") -> str:
 # --- SQLite ------------------------------------------------------------------------------------------------------
 
 
-def _update_one_by_one(rows: Sequence[Model], key: "Field[Any, Any]", changed: "Sequence[Field[Any, Any]]") -> None:
-    table = connection.ops.quote_name(rows[0]._meta.db_table)
-    assignments = ", ".join(f"{_quoted(field)} = %s" for field in changed)
-    statement = f"UPDATE {table} SET {assignments} WHERE {_quoted(key)} = %s"  # noqa: S608
+def _update_one_by_one(
+    connection: BaseDatabaseWrapper,
+    rows: Sequence[Model],
+    key: "Field[Any, Any]",
+    changed: "Sequence[Field[Any, Any]]",
+) -> None:
+    table = _quoted(connection, rows[0]._meta.db_table)
+    assignments = ", ".join(f"{_quoted(connection, field.column)} = %s" for field in changed)
+    statement = f"UPDATE {table} SET {assignments} WHERE {_quoted(connection, key.column)} = %s"  # noqa: S608
+    columns = [
+        [field.get_db_prep_save(getattr(row, field.attname), connection) for row in rows] for field in [*changed, key]
+    ]
     with connection.cursor() as cursor:
-        cursor.executemany(statement, list(zip(*(_column(rows, field) for field in [*changed, key]), strict=True)))
+        cursor.executemany(statement, list(zip(*columns, strict=True)))
 
 
 # --- Both --------------------------------------------------------------------------------------------------------
 
 
-def _column(rows: Sequence[Model], field: "Field[Any, Any]") -> list[Any]:
-    """The field's values as the database takes them."""
-    return [field.get_db_prep_save(getattr(row, field.attname), connection) for row in rows]
-
-
-def _quoted(field: "Field[Any, Any]") -> str:
-    return connection.ops.quote_name(field.column or "")
+def _quoted(connection: BaseDatabaseWrapper, name: str | None) -> str:
+    return connection.ops.quote_name(name or "")
 
 
 def _field(model: Model, name: str) -> "Field[Any, Any]":
