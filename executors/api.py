@@ -5,8 +5,8 @@ from typing import Any
 
 from django.core.exceptions import PermissionDenied
 from django.http import HttpRequest
-from ninja import Body, Router, Schema
-from pydantic import Field
+from ninja import Body, Router
+from pydantic import BaseModel, Field
 
 from executors import services
 from executors.models import Executor
@@ -17,20 +17,20 @@ router = Router(tags=["Executors"])
 GB = 1024**3
 
 
-class Gpu(Schema):
+class Gpu(BaseModel):
     index: int
     uuid: str
     model: str
     memory_gb: float
 
 
-class Resources(Schema):
+class Resources(BaseModel):
     cpu_cores: float
     memory_gb: float
     gpus: int
 
 
-class ExecutorSummary(Schema):
+class ExecutorSummary(BaseModel):
     """An executor. Cores and GB (1024³ bytes); times in UTC."""
 
     executor_id: str
@@ -54,7 +54,7 @@ class ExecutorSummary(Schema):
     last_heartbeat_at: datetime
 
 
-class ExecutorList(Schema):
+class ExecutorList(BaseModel):
     executors: list[ExecutorSummary]
 
 
@@ -102,10 +102,10 @@ def get_executor(request: HttpRequest, executor_id: str) -> dict[str, Any]:
 
 
 def _summary_of(executor_id: str) -> dict[str, Any]:
-    executor = Executor.objects.with_allocation().filter(id=executor_id).first() if "\0" not in executor_id else None
-    if executor is None:
+    found = Executor.objects.filter(id=executor_id).with_allocation() if "\0" not in executor_id else []
+    if not found:
         raise ExecutorNotFound(f"There is no executor {executor_id[:100]!r}.")
-    return summary(executor)
+    return summary(found[0])
 
 
 # --- What operators do -------------------------------------------------------------------------------------------

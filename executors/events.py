@@ -27,7 +27,7 @@ def note_drained(now: datetime.datetime) -> list[str]:
     ended = [
         executor
         for executor in draining.annotate(newest=Subquery(since.values("kind")[:1])).with_allocation()
-        if executor.live_attempts == 0 and executor.newest != Kind.DRAINED  # type: ignore[attr-defined]
+        if executor.live_attempts == 0 and executor.newest != Kind.DRAINED
     ]
     text = "No job runs here any more."
     ExecutorEvent.objects.bulk_create(

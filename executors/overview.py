@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from executors.models import Executor
 from executors.usage import Usage, latest_usage
 
+DESCRIPTION = ("labels", "operator_labels", "docker_version", "agent_version", "registered_at", "last_heartbeat_at")
+
 
 @dataclass(frozen=True, slots=True)
 class Shown:
@@ -64,8 +66,9 @@ class Total:
 
 
 def shown_executors(executors: Sequence[Executor] | None = None) -> list[Shown]:
-    """These executors, or all of them, with what live attempts hold and what they really use."""
-    rows = list(Executor.objects.with_allocation()) if executors is None else list(executors)
+    """These executors, or all of them (without what is only described), with what live attempts hold and what they
+    really use."""
+    rows = Executor.objects.defer(*DESCRIPTION).with_allocation() if executors is None else list(executors)
     usage = latest_usage(rows)
     return [Shown(executor, usage.get(executor.id)) for executor in rows]
 

@@ -31,18 +31,28 @@ class Usage:
     gpus: dict[int, GpuUsage] = field(default_factory=dict)
 
 
+_NEWEST = """
+local newest = {}
+for number, key in ipairs(KEYS) do
+  local entry = redis.call('XREVRANGE', key, '+', '-', 'COUNT', 1)[1]
+  newest[number] = entry and entry[2] or {}
+end
+return newest
+"""
+"""The fields of each stream's newest entry. One answer for a thousand executors is read far faster than a thousand."""
+
+
 def latest_usage(executors: Sequence[Executor]) -> dict[str, Usage]:
     """Executor id → its newest sample. Executors without a fresh one are left out; all where Redis is away."""
-    pipeline = broker.client().pipeline(transaction=False)
-    for executor in executors:
-        pipeline.xrevrange(broker.keys().samples(executor.id), count=1)
+    keys = [broker.keys().samples(executor.id) for executor in executors]
     try:
-        answers = pipeline.execute()
+        answers: Any = broker.client().eval(_NEWEST, len(keys), *keys) if keys else []
     except RedisUnavailable:
         return {}
     usage = {}
-    for executor, entries in zip(executors, answers, strict=True):
-        if entries and (sample := _usage(entries[0][1], executor.cpu_millicores)):
+    for executor, pairs in zip(executors, answers, strict=True):
+        entry = dict(zip(pairs[::2], pairs[1::2], strict=True))
+        if entry and (sample := _usage(entry, executor.cpu_millicores)):
             usage[executor.id] = sample
     return usage
 

@@ -31,9 +31,8 @@ NEWEST = 5
 def list_context(wanted: ExecutorFilter) -> dict[str, Any]:
     counts = listing.counts()
     total = counts[wanted.state] if wanted.state else sum(counts.values())
-    rows = wanted.apply(Executor.objects.with_allocation())
     begin = (wanted.page - 1) * listing.PAGE_SIZE
-    found = list(rows[begin : begin + listing.PAGE_SIZE + 1])
+    found = wanted.apply(Executor.objects.all())[begin : begin + listing.PAGE_SIZE + 1].with_allocation()
     return {
         "executors": shown_executors(found[: listing.PAGE_SIZE]),
         "filter": wanted,
@@ -60,7 +59,9 @@ def executor_list(request: HttpRequest) -> HttpResponse:
 
 def detail_context(executor_id: str) -> dict[str, Any]:
     """Raises Executor.DoesNotExist."""
-    executor = Executor.objects.with_allocation().get(id=executor_id)
+    executor = next(iter(Executor.objects.filter(id=executor_id).with_allocation()), None)
+    if executor is None:
+        raise Executor.DoesNotExist
     shown = shown_executors([executor])[0]
     live = list(executor.attempts.filter(finished_at__isnull=True).select_related("job").order_by("-placed_at"))
     recent = executor.attempts.filter(finished_at__isnull=False).select_related("job").order_by("-id")

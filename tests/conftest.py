@@ -8,7 +8,7 @@ import redis
 from django.test import Client
 from pytest_django import Settings
 
-from executors import broker
+from executors import broker, lately
 from script.sample_image import import_busybox
 from tests.cluster import cluster, empty_cluster
 from tests.parts import free_port, start_redis
@@ -16,6 +16,12 @@ from tests.parts import free_port, start_redis
 __all__ = ["cluster", "empty_cluster"]
 
 TEST_IMAGE = "workload-runner-test:latest"
+
+
+@pytest.fixture(autouse=True)
+def nothing_seen_lately() -> None:
+    """Each test has a database of its own; what a process keeps for a moment is of the last one's."""
+    lately.forget_all()
 
 
 SLOW_LAST = ("e2e", "faults")

@@ -1,6 +1,7 @@
 """The REST API, /api/v1/: what each app contributes, the cluster's totals, and how errors become answers."""
 
 import json
+from collections.abc import Iterable
 from typing import Any
 
 import redis
@@ -14,12 +15,13 @@ from ninja.parser import Parser
 from pydantic import Field
 
 from executors import api as executors_api
+from executors.lately import Lately
 from executors.models import Executor
 from executors.services import ExecutorInUse, ExecutorNotFound, InvalidLabels
 from jobs import api as jobs_api
 from jobs.archive import ArchiveUnavailable
 from jobs.idempotency import KeyUsedOtherwise
-from jobs.lifecycle import State
+from jobs.lifecycle import FINAL, State
 from jobs.models import Job
 from jobs.services import JobIsFinal, JobNotFinal, JobNotFound, JobNotPending
 from jobs.submission import InvalidSubmission, explain
@@ -54,6 +56,18 @@ cluster = Router(tags=["Cluster"])
 # --- The cluster as a whole --------------------------------------------------------------------------------------
 
 
+MANY_JOBS = 100_000
+
+
+def _count(states: Iterable[State]) -> dict[str, int]:
+    rows = Job.objects.filter(state__in=list(states)).order_by().values_list("state")
+    return dict(rows.annotate(Count("id")))
+
+
+_ended = Lately(lambda: _count(FINAL), 2, lambda counts: sum(counts.values()) > MANY_JOBS)
+"""Of very many jobs those that ended are counted every two seconds at most."""
+
+
 class Stats(Schema):
     jobs: dict[State, int] = Field(description="How many jobs have each status.")
     executors: dict[Executor.State, int] = Field(description="How many executors have each state.")
@@ -64,8 +78,8 @@ class Stats(Schema):
 
 @cluster.get("/stats", response=Stats, summary="The cluster in numbers")
 def stats(request: HttpRequest) -> dict[str, Any]:
-    jobs = dict(Job.objects.order_by().values_list("state").annotate(Count("id")))
-    executors: list[Any] = list(Executor.objects.with_allocation())
+    jobs = _count(state for state in State if state not in FINAL) | _ended.get()
+    executors = Executor.objects.with_allocation()
     online = [executor for executor in executors if executor.state == Executor.State.ONLINE]
     capacity = (
         sum(executor.allocatable_cpu_millicores for executor in online),

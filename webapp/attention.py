@@ -30,6 +30,11 @@ MOST_CANDIDATES = 8
 FAILED_WITHIN = timedelta(hours=24)
 MOST_WAITING = 1000
 MOST_SHAPES = 50
+PLACED_BY = (
+    *("name", "state", "problem", "schedulable", "cpu_millicores", "memory_bytes", "reserve_cpu_millicores"),
+    *("reserve_memory_bytes", "gpus", "labels", "operator_labels"),
+)
+"""The columns of an executor that `jobs.snapshot.view_of` reads."""
 MOST_LINES = 4
 """Of each kind; the rest is counted."""
 
@@ -140,7 +145,7 @@ def misfits() -> list[Item]:
         first.setdefault(shape, (job_id, name or image, Requirements(*requirements)))
     if not count:
         return []
-    views = [view_of(executor) for executor in Executor.objects.all()]
+    views = [view_of(executor) for executor in Executor.objects.only(*PLACED_BY)]
     if not views:
         return []  # the page says so in its own place
     items = []

@@ -17,6 +17,8 @@ from django.views.decorators.http import require_GET
 from executors import history
 from executors.broker import RedisUnavailable, client
 from executors.hub import Fragments
+from executors.lately import Lately
+from executors.models import Executor
 from executors.nodemap import figures, names
 from executors.overview import shown_executors, totals
 from executors.views import chart_range
@@ -27,11 +29,14 @@ from webapp.moments import oldest_job_id
 
 RECENT_JOBS = 12
 FINAL_WINDOW = datetime.timedelta(hours=24)
+MANY_EXECUTORS = 200
+MANY_JOBS = 20_000
+"""From so many on, a page shows what another or the same saw a moment ago (`executors.lately`)."""
 
 
 @require_GET
 def dashboard(request: HttpRequest) -> HttpResponse:
-    context = {**work_context(), **cluster_context(), **attention_context(), **chart_range(request)}
+    context = {**work_context(), **_cluster.get(), **_attention.get(), **chart_range(request)}
     return render(request, "webapp/dashboard.html", context)
 
 
@@ -51,7 +56,7 @@ def cluster_history(request: HttpRequest) -> JsonResponse:
 
 def work_context() -> dict[str, Any]:
     return {
-        "queue": queue_by_state(timezone.now()),
+        "queue": queue_by_state(),
         "jobs": list(Job.objects.select_related("executor").order_by("-id")[:RECENT_JOBS]),
     }
 
@@ -60,14 +65,22 @@ def work_fragments() -> Fragments:
     return _fragments(("queue", "jobs"), work_context())
 
 
-def queue_by_state(now: datetime.datetime) -> list[tuple[str, int, bool]]:
+def queue_by_state() -> list[tuple[str, int, bool]]:
     """State, number of jobs, whether it is final. Of those that ended only the last day's submissions are counted: all
     of them would cost more each day."""
-    ended_lately = Q(state__in=FINAL_STATES, id__gte=oldest_job_id(now - FINAL_WINDOW))
-    waiting_or_live = Q(state__in=[state for state in State if state not in FINAL])
-    rows = Job.objects.filter(waiting_or_live | ended_lately).order_by().values_list("state").annotate(Count("id"))
-    counts: dict[str, int] = dict(rows)
+    counts = count_by_state(Q(state__in=[state for state in State if state not in FINAL])) | _ended_lately.get()
     return [(state.value, counts.get(state, 0), state in FINAL) for state in State]
+
+
+def count_by_state(which: Q) -> dict[str, int]:
+    return dict(Job.objects.filter(which).order_by().values_list("state").annotate(Count("id")))
+
+
+def _count_ended_lately() -> dict[str, int]:
+    return count_by_state(Q(state__in=FINAL_STATES, id__gte=oldest_job_id(timezone.now() - FINAL_WINDOW)))
+
+
+_ended_lately = Lately(_count_ended_lately, 1, lambda counts: sum(counts.values()) >= MANY_JOBS)
 
 
 # --- The executors -----------------------------------------------------------------------------------------------
@@ -89,7 +102,10 @@ def cluster_context() -> dict[str, Any]:
 
 
 def cluster_fragments() -> Fragments:
-    return _fragments(("totals", "newest", "map_names", "map_figures"), cluster_context())
+    return _fragments(("totals", "newest", "map_names", "map_figures"), _cluster.fresh())
+
+
+_cluster = Lately(cluster_context, 1, lambda context: context["executor_count"] >= MANY_EXECUTORS)
 
 
 # --- What needs attention ----------------------------------------------------------------------------------------
@@ -100,7 +116,10 @@ def attention_context() -> dict[str, Any]:
 
 
 def attention_fragments() -> Fragments:
-    return _fragments(("attention",), attention_context())
+    return _fragments(("attention",), _attention.fresh())
+
+
+_attention = Lately(attention_context, 4, lambda _: Executor.objects.count() >= MANY_EXECUTORS)
 
 
 def _fragments(parts: tuple[str, ...], context: dict[str, Any]) -> Fragments:

@@ -59,7 +59,7 @@ def test_the_list_costs_the_same_queries_however_many_executors_it_shows(
     for number in range(50):
         make_job(State.RUNNING, make_executor(f"node-{number}"))
     text_of(client, "/executors/")
-    with django_assert_max_num_queries(3):
+    with django_assert_max_num_queries(4):
         text_of(client, "/executors/")
 
 
@@ -130,12 +130,12 @@ def test_a_thousand_executors_are_shown_a_hundred_at_a_time_in_few_queries(
 ) -> None:
     many(1000)
     text_of(client, "/executors/")
-    with django_assert_max_num_queries(5):
+    with django_assert_max_num_queries(6):
         page = text_of(client, "/executors/?page=10")
     assert names(client, "?page=10")[-1] == "n0999"
     assert "Earlier in the list" in page
     assert "Further in the list" not in page
-    with django_assert_max_num_queries(11):
+    with django_assert_max_num_queries(12):
         assert text_of(client, "/").count("|n0") == 1000
 
 
