@@ -8,8 +8,10 @@ Units: CPU in millicores, memory in bytes, durations in seconds, times as RFC 33
 """
 
 import dataclasses
+import functools
 import json
 import types
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Union, get_args, get_origin, get_type_hints
 
@@ -265,8 +267,15 @@ _KINDS: dict[str, type] = {cls.kind: cls for cls in get_args(Message)}
 
 def encode(message: Message) -> bytes:
     """The message as JSON, for the field `m` of a stream entry."""
-    body = {"v": VERSION, "kind": message.kind, **dataclasses.asdict(message)}
-    return json.dumps(body, ensure_ascii=False, separators=(",", ":")).encode()
+    return _JSON.encode({"v": VERSION, "kind": message.kind, **_fields_of(message)}).encode()
+
+
+def _fields_of(value: Any) -> dict[str, Any]:
+    cls: type = type(value)
+    return {name: getattr(value, name) for name, _, _ in _readers(cls)}
+
+
+_JSON = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), default=_fields_of)
 
 
 def decode(data: bytes) -> Message:
@@ -289,42 +298,56 @@ def decode(data: bytes) -> Message:
 def _build(cls: type, body: Any) -> Any:
     if not isinstance(body, dict):
         raise MalformedMessage(f"{cls.__name__} is not an object: {body!r}")
-    hints = _hints(cls)
+    known = {}
     try:
-        return cls(**{name: _value(hint, body[name]) for name, hint in hints.items() if name in body})
+        for name, plain, read in _readers(cls):
+            if name in body:
+                value = body[name]
+                known[name] = value if type(value) is plain else read(value)
+        return cls(**known)
     except TypeError as error:
         raise MalformedMessage(f"{cls.__name__}: {error}") from error
 
 
-def _value(hint: Any, value: Any) -> Any:
-    """`value` checked against one field's type, nested dataclasses built."""
-    origin = get_origin(hint)
-    if origin in (Union, types.UnionType):
-        if value is None and types.NoneType in get_args(hint):
-            return None
-        return _value(next(arg for arg in get_args(hint) if arg is not types.NoneType), value)
+Reader = Callable[[Any], Any]
+"""Checks a value against a field's type and builds nested dataclasses; raises TypeError."""
+
+
+@functools.cache
+def _readers(cls: type) -> list[tuple[str, Any, Reader]]:
+    """Each field's name, the type of a value that needs no second look, and how to read any other."""
+    hints = get_type_hints(cls)
+    plain = (str, int, float, bool)
+    return [
+        (item.name, hint if hint in plain else None, _reader(hint))
+        for item in dataclasses.fields(cls)
+        for hint in [hints[item.name]]
+    ]
+
+
+def _reader(hint: Any) -> Reader:
+    origin, arguments = get_origin(hint), get_args(hint)
     if hint is Any:
-        return value
+        return lambda value: value
+    if origin in (Union, types.UnionType):
+        inner = _reader(next(argument for argument in arguments if argument is not types.NoneType))
+        may_be_none = types.NoneType in arguments
+        return lambda value: None if value is None and may_be_none else inner(value)
     if dataclasses.is_dataclass(hint):
-        return _build(hint, value)  # type: ignore[arg-type]
-    if origin is list and isinstance(value, list):
-        return [_value(get_args(hint)[0], item) for item in value]
-    if origin is dict and isinstance(value, dict):
-        return {str(key): _value(get_args(hint)[1], item) for key, item in value.items()}
-    if isinstance(value, origin or hint) and not (hint is int and isinstance(value, bool)):
+        return lambda value: _build(hint, value)  # type: ignore[arg-type]
+    if origin is list:
+        item = _reader(arguments[0])
+        return lambda value: [item(element) for element in _checked(list, value)]
+    if origin is dict:
+        content = _reader(arguments[1])
+        return lambda value: {str(name): content(element) for name, element in _checked(dict, value).items()}
+    return lambda value: _checked(hint, value)
+
+
+def _checked(kind: type, value: Any) -> Any:
+    if isinstance(value, kind) and not (kind is int and isinstance(value, bool)):
         return value
-    raise TypeError(f"expected {hint}, got {value!r}")
-
-
-_HINTS: dict[type, dict[str, Any]] = {}
-
-
-def _hints(cls: type) -> dict[str, Any]:
-    hints = _HINTS.get(cls)
-    if hints is None:
-        known = get_type_hints(cls)
-        hints = _HINTS[cls] = {item.name: known[item.name] for item in dataclasses.fields(cls)}
-    return hints
+    raise TypeError(f"expected {kind.__name__}, got {value!r}")
 
 
 # --- Redis keys ------------------------------------------------------------------------------------------------
