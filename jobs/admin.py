@@ -3,10 +3,17 @@
 from typing import Any
 
 from django.contrib import admin, messages
+from django.core.paginator import Paginator
 from django.db.models import QuerySet
 from django.http import HttpRequest
+from django.utils.functional import cached_property
+from django.utils.html import format_html
+from django.utils.safestring import SafeString
 
+from executors.templatetags.display import short_id
 from jobs import services
+from jobs.lifecycle import EndReason
+from jobs.listing import COUNT_LIMIT
 from jobs.masking import masked
 from jobs.models import Attempt, Job
 
@@ -31,13 +38,37 @@ class AttemptInline(ReadOnly, admin.TabularInline):
     ordering = ["-number"]
 
 
+class BoundedPaginator(Paginator):
+    """Leads through the newest COUNT_LIMIT jobs that match: to count a million takes as long as to read them."""
+
+    @cached_property
+    def count(self) -> int:
+        jobs: QuerySet[Job] = self.object_list  # type: ignore[assignment]
+        return jobs[:COUNT_LIMIT].count()
+
+
+class ReasonFilter(admin.SimpleListFilter):
+    """The reasons there can be; those there are would have to be looked for in all jobs."""
+
+    title, parameter_name = "reason", "reason"
+
+    def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:
+        return [(reason.value, reason.value.replace("_", " ")) for reason in EndReason]
+
+    def queryset(self, request: HttpRequest, queryset: QuerySet[Job]) -> QuerySet[Job]:
+        return queryset.filter(reason=self.value()) if self.value() else queryset
+
+
 @admin.register(Job)
 class JobAdmin(ReadOnly, admin.ModelAdmin):
-    list_display = ["id", "name", "image", "state", "reason", "executor", "owner", "submitted_at", "finished_at"]
-    list_filter = ["state", "reason", "executor"]
+    list_display = ["short", "name", "image", "state", "reason", "executor", "owner", "submitted_at", "finished_at"]
+    list_filter = ["state", ReasonFilter]
     list_select_related = ["executor", "owner"]
-    search_fields = ["=id", "name", "image"]
+    list_per_page = 50
+    sortable_by = ["short"]
+    search_fields = ["=id", "name", "image", "=executor__name"]
     show_full_result_count = False
+    paginator = BoundedPaginator
     fields = [
         *(field.name for field in Job._meta.fields if field.name not in ("env", "shape")),
         "environment",
@@ -45,6 +76,10 @@ class JobAdmin(ReadOnly, admin.ModelAdmin):
     readonly_fields = ["environment"]
     inlines = [AttemptInline]
     actions = ["abort"]
+
+    @admin.display(description="id", ordering="id")
+    def short(self, job: Job) -> SafeString:
+        return format_html('<code title="{}">{}</code>', job.id, short_id(job.id))
 
     @admin.display(description="env")
     def environment(self, job: Job) -> str:
@@ -55,7 +90,7 @@ class JobAdmin(ReadOnly, admin.ModelAdmin):
         asked, ended = 0, 0
         for job_id in jobs.values_list("id", flat=True):
             try:
-                services.abort(job_id, request.user.get_username())
+                services.abort(job_id)
                 asked += 1
             except (services.JobIsFinal, services.JobNotFound):
                 ended += 1

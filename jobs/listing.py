@@ -159,9 +159,9 @@ def _search(job_filter: JobFilter, jobs: QuerySet[Job]) -> _Search:
     for column, value in exact[1:]:
         rest = _row_by_row(rest, column).filter(**{f"plain_{column}": value})
     if len(executors) > 1:
-        rest = _row_by_row(rest, "executor_id").filter(**{"plain_executor_id__in": executors})
+        rest = _row_by_row(rest, "executor_id").filter(Q(plain_executor_id__in=executors))
     if "," in job_filter.state:
-        rest = _row_by_row(rest, "state").filter(**{"plain_state__in": job_filter.state.split(",")})
+        rest = _row_by_row(rest, "state").filter(Q(plain_state__in=job_filter.state.split(",")))
     if job_filter.image and not _is_whole(job_filter.image):
         whole, tagged, digest = (job_filter.image + end for end in ("", ":", "@"))
         named = Q(plain_image=whole) | Q(plain_image__startswith=tagged) | Q(plain_image__startswith=digest)

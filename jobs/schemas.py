@@ -5,7 +5,7 @@ from typing import Annotated, Any
 from uuid import UUID
 
 from ninja import Schema
-from pydantic import ConfigDict, Field, ValidationInfo, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
 from jobs.lifecycle import State
 from jobs.listing import COUNT_LIMIT, JobFilter
@@ -18,12 +18,12 @@ from jobs.timeline import Happening
 TAIL_LINES = 100
 
 
-class ExecutorName(Schema):
+class ExecutorName(BaseModel):
     executor_id: str
     name: str
 
 
-class JobSummary(Schema):
+class JobSummary(BaseModel):
     """A job as lists show it. Cores and GB (1024³ bytes); times in UTC."""
 
     job_id: UUID
@@ -75,7 +75,7 @@ class BatchAccepted(Schema):
     )
 
 
-class JobList(Schema):
+class JobList(BaseModel):
     jobs: list[JobSummary]
     next_cursor: UUID | None = Field(
         description="For `cursor`, to go on behind these jobs; null at the end. A page may hold fewer jobs than "
