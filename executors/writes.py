@@ -1,16 +1,18 @@
-"""Many rows written at once, by the way measured fastest for each database; docs/decisions/0010 has the figures.
+"""Many rows written or found at once, by the way measured fastest for each database; docs/decisions/0010 has figures.
 
 PostgreSQL: COPY, and UPDATE from arrays, both as text that is made here a column at a time. SQLite: Django's own
 INSERT, and one prepared UPDATE for all rows. Django's `bulk_update` is slow on both: its time goes into building CASE.
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
+from uuid import UUID
 
 from django.db import DEFAULT_DB_ALIAS, connections
 from django.db.backends.base.base import BaseDatabaseWrapper
-from django.db.models import AutoField, Field, JSONField, Model
+from django.db.models import AutoField, Field, JSONField, Model, Q
+from django.db.models.expressions import RawSQL
 
 
 def insert_rows(rows: Sequence[Model]) -> None:
@@ -39,6 +41,14 @@ def update_rows(rows: Sequence[Model], fields: Sequence[str]) -> None:
         _update_from_arrays(connection, rows, key, changed)
     else:
         _update_one_by_one(connection, rows, key, changed)
+
+
+def one_of(name: str, keys: Iterable[UUID | str]) -> Q:
+    """The rows whose field `name`, a UUID, is one of these. As an array for PostgreSQL: psycopg takes longer to find
+    its place in a statement with a thousand parameters than the database takes to answer it."""
+    if connections[DEFAULT_DB_ALIAS].vendor != "postgresql":
+        return Q(**{f"{name}__in": list(keys)})
+    return Q(**{f"{name}__in": RawSQL("SELECT unnest(%s::uuid[])", [_array([str(key) for key in keys])])})
 
 
 # --- PostgreSQL --------------------------------------------------------------------------------------------------

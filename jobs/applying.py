@@ -14,6 +14,7 @@ from django.db.models import Q
 
 from agent.protocol import AttemptFinished, AttemptProgress, AttemptRunning, Event, Heartbeat, Hello
 from executors import registry
+from executors.writes import one_of
 from jobs import commands
 from jobs.lifecycle import EndReason
 from jobs.models import Attempt
@@ -62,7 +63,7 @@ def _apply_together(events: Sequence[Event], now: datetime, may_stop: MayStop) -
 
 def _apply_to_attempts(events: Sequence[AttemptEvent], ledger: Ledger) -> None:
     job_ids = {job_id for event in events if (job_id := _uuid(event.job_id)) is not None}
-    ledger.load(Q(job_id__in=job_ids))
+    ledger.load(one_of("job_id", job_ids))
     for event in events:
         job_id = _uuid(event.job_id)
         attempt = ledger.find(job_id, event.attempt, event.executor_id) if job_id is not None else None

@@ -19,7 +19,7 @@ from django.utils.dateparse import parse_datetime
 
 from agent.protocol import MOST_LAYERS, AttemptFinished, AttemptProgress, AttemptRunning, Command
 from executors.models import Executor
-from executors.writes import insert_rows, update_rows
+from executors.writes import insert_rows, one_of, update_rows
 from jobs import commands, lifecycle
 from jobs.lifecycle import Budget, EndReason, State, Trigger
 from jobs.models import Attempt, ContainerSettings, Job
@@ -150,7 +150,7 @@ class Ledger:
     def place(self, placements: Sequence[Placement]) -> list[Attempt]:
         """Give each job that is still PENDING an attempt on its executor, and number its start command."""
         chosen = {placement.job_id: placement for placement in placements}
-        rows = Job.objects.select_for_update(of=("self",)).filter(id__in=chosen, state=State.PENDING)
+        rows = Job.objects.select_for_update(of=("self",)).filter(one_of("id", chosen), state=State.PENDING)
         jobs = {job.id: job for job in rows.order_by("id")}
         executor_ids = {placement.executor_id for placement in placements}
         if not executor_ids <= self._counters.keys():
