@@ -7,13 +7,14 @@ import logging
 import time
 from collections import deque
 from collections.abc import Coroutine
+from typing import Any
 
 from docker.errors import APIError
 
 from agent import __version__, crashpoints, resources
 from agent.attempt import Attempt, Node
 from agent.config import GB, Config
-from agent.containers import FULL_DISK, LABEL_ATTEMPT, LABEL_JOB, StartFailed
+from agent.containers import FULL_DISK, LABEL_ATTEMPT, LABEL_JOB, LABEL_SANDBOX, StartFailed, joined
 from agent.engine import Engine, EngineAway
 from agent.http import Stream
 from agent.images import Images
@@ -30,6 +31,7 @@ from agent.protocol import (
     StartAttempt,
     StopAttempt,
 )
+from agent.sandboxes import Sandboxes, Starts
 from agent.state import Record, State
 from agent.usage import Running, sample_usage
 
@@ -53,6 +55,8 @@ class Agent:
         self._config, self._state, self._gpus, self._address = config, state, gpus, address
         self._engine = Engine(config.pull_timeout, config.registry_auth_file)
         self._link = Link(config, state.executor_id, on_return=lambda: self._say_hello(again=True))
+        starts = Starts(config.start_concurrency)
+        self._sandboxes = Sandboxes(self._engine, state.executor_id, config.sandbox_pool, starts)
         self._node = Node(
             config=config,
             state=state,
@@ -60,7 +64,8 @@ class Agent:
             images=Images(self._engine),
             link=self._link,
             gpus=gpus,
-            start_slots=asyncio.Semaphore(config.start_concurrency),
+            starts=starts,
+            sandboxes=self._sandboxes,
         )
         self._held: dict[tuple[str, int], Attempt] = {}
         self._finished: deque[AttemptFinished] = deque(maxlen=FINISHED_KEPT)
@@ -89,6 +94,7 @@ class Agent:
             self._tell_images(),
             sample_usage(self._running_now, self._engine, self._link),
             self._remove_leftovers(),
+            self._sandboxes.run(),
             self._link.receive(self._state.last_command, self._handle),
         ]
         tasks = [asyncio.create_task(loop) for loop in loops]
@@ -109,7 +115,10 @@ class Agent:
         if self._leaving and self._link.connected and not self._problem:
             await asyncio.wait(set(self._leaving), timeout=FLUSH_SECONDS)
         await _cancel({*others, *self._tasks})
-        await self._link.flush(FLUSH_SECONDS)
+        if self._problem:
+            await self._link.flush(FLUSH_SECONDS)
+        else:
+            await asyncio.gather(self._link.flush(FLUSH_SECONDS), self._sandboxes.close(FLUSH_SECONDS))
         await _cancel({deliver})
         self._engine.close()
         await self._link.close()
@@ -317,6 +326,7 @@ class Agent:
                 for attempt in self._held.values():
                     attempt.look()
                 self._engine_events = stream
+                self._sandboxes.renew()
                 self._sweep.set()
                 async for line in stream.lines():
                     self._engine_event(line)
@@ -355,6 +365,10 @@ class Agent:
         try:
             event = json.loads(line)
             labels = event["Actor"]["Attributes"]
+            if LABEL_SANDBOX in labels:
+                if event["Action"] in ("die", "destroy"):
+                    self._sandboxes.died(event["Actor"]["ID"])
+                return
             key = labels[LABEL_JOB], int(labels[LABEL_ATTEMPT])
         except (ValueError, KeyError, TypeError):
             return
@@ -362,21 +376,37 @@ class Agent:
             attempt.engine_event(event["Action"])
 
     async def _remove_leftovers(self) -> None:
-        """Remove the containers of attempts that were reported: at first, after Docker was away, and now and then."""
+        """Remove the containers of attempts that were reported, and sandboxes that nobody needs: at first, after Docker
+        was away, and now and then."""
         while True:
             self._sweep.clear()
             try:
-                for container in await self._engine.containers_of(self._state.executor_id):
-                    key = container["Labels"].get(LABEL_JOB, ""), container["Labels"].get(LABEL_ATTEMPT, "")
-                    if not self._state.keeps(*key):
-                        await self._engine.remove(container["Id"])
-                        logger.info("Removed the left-over container of job %s attempt %s", *key)
+                for container in self._leftovers(await self._engine.containers_of(self._state.executor_id)):
+                    await self._engine.remove(container["Id"])
+                    logger.info("Removed the left-over container %s", container["Names"][0].lstrip("/"))
             except (EngineAway, APIError):
                 await asyncio.sleep(ENGINE_RETRY)
                 continue
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(SWEEP_INTERVAL):
                     await self._sweep.wait()
+
+    def _leftovers(self, containers: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        """Those of our containers that are of no use any more; a sandbox comes after what has joined it."""
+
+        def needed(container: dict[str, Any]) -> bool:
+            labels = container["Labels"]
+            return self._state.keeps(labels.get(LABEL_JOB, ""), labels.get(LABEL_ATTEMPT, ""))
+
+        sandboxes = [container for container in containers if LABEL_SANDBOX in container["Labels"]]
+        others = [container for container in containers if LABEL_SANDBOX not in container["Labels"]]
+        in_use = {joined(container) for container in others if needed(container)}
+        return [container for container in others if not needed(container)] + [
+            container
+            for container in sandboxes
+            if container["Id"] not in in_use
+            and not self._sandboxes.keeps(container["Id"], container["Names"][0].lstrip("/"))
+        ]
 
 
 async def _cancel(tasks: set[asyncio.Task[None]]) -> None:

@@ -41,6 +41,7 @@ from agent.protocol import (
     Layer,
     StopAttempt,
 )
+from agent.sandboxes import Sandboxes, Starts
 from agent.state import Record, State
 from agent.usage import Peaks
 from agent.verdict import (
@@ -78,7 +79,8 @@ class Node:
     images: Images
     link: Link
     gpus: list[Gpu]
-    start_slots: asyncio.Semaphore
+    starts: Starts
+    sandboxes: Sandboxes
 
 
 class _Stopped(Exception):
@@ -101,6 +103,7 @@ class Attempt:
         self._wake, self._exited, self._stop_wanted = asyncio.Event(), asyncio.Event(), asyncio.Event()
         self._interruptible = True
         self.adopted = self._look_first = self._tried_create = not fresh
+        self._may_join, self._sandbox_ids = True, set[str]()
         self._generation = node.engine.generation
         self._killed_by_other = self._engine_restarted = False
         self._saw_oom = False
@@ -197,6 +200,8 @@ class Attempt:
         while True:
             known = await self._find() if self._look_first else None
             self._look_first = True
+            if known and known.sandbox_id:
+                self._sandbox_ids.add(known.sandbox_id)
             if known and not known.never_started:
                 self._save(replace(self.record, container_id=known.id))
                 return known, None
@@ -236,7 +241,7 @@ class Attempt:
         pulled = False
         while True:
             try:
-                async with self._node.start_slots:
+                async with self._node.starts.slot():
                     self._interruptible = False
                     if not container_id:
                         container_id = await self._create()
@@ -247,6 +252,8 @@ class Attempt:
                 if pulled:
                     raise pull_failure(self.start.image, explanation(error)) from None
                 self._interruptible = pulled = True
+                while self._sandbox_ids:
+                    self._node.sandboxes.give_back(self._sandbox_ids.pop())
                 crashpoints.reach("image-missing")
                 if self._stop_wanted.is_set():  # It came while nothing could be interrupted.
                     raise _Stopped from None
@@ -255,14 +262,7 @@ class Attempt:
                 self._told = float("-inf")
                 self._progress("making the container", [])
             except APIError as error:
-                said = explanation(error)
-                if error.status_code == 409 and not container_id and await self._find():
-                    raise _LookAgain from None
-                if not (init_missing(said) and self._node.engine.init_available and container_id):
-                    raise start_failure(error.status_code, said) from None
-                logger.warning("Docker has no docker-init here: containers run without an init process")
-                self._node.engine.init_available = False
-                await self._node.engine.remove(container_id)
+                await self._mend(container_id, error)
                 container_id = ""
             except EngineAway as error:
                 if container_id:
@@ -273,15 +273,43 @@ class Attempt:
 
     async def _create(self) -> str:
         uuids = {gpu.index: gpu.uuid for gpu in self._node.gpus}
+        if self._may_join and not self._sandbox_ids and (taken := self._node.sandboxes.take()):
+            self._sandbox_ids.add(taken)
         settings = container_settings(
             self.start,
             executor_id=self._node.state.executor_id,
             gpu_uuids=[uuids[index] for index in self.start.gpu_indices],
             pids_limit=self._node.config.pids_limit,
             init=self._node.engine.init_available,
+            sandbox_id=next(iter(self._sandbox_ids), "") if self._may_join else "",
         )
         self._tried_create = True
         return await self._node.engine.create(settings, container_name(self.start))
+
+    async def _mend(self, container_id: str, error: APIError) -> None:
+        """After a refusal: undo what was created, where another try may succeed. Raises StartFailed and _LookAgain."""
+        said = explanation(error)
+        if error.status_code == 409 and not container_id and await self._find():
+            raise _LookAgain
+        if await self._lacks_network():
+            logger.warning("The network sandbox of %s is gone: it gets a network of its own", self)
+            self._may_join = False
+        elif init_missing(said) and self._node.engine.init_available and container_id:
+            logger.warning("Docker has no docker-init here: containers run without an init process")
+            self._node.engine.init_available = False
+        else:
+            raise start_failure(error.status_code, said) from None
+        self._save(replace(self.record, container_id=""))
+        try:
+            await self._node.engine.remove(container_id or container_name(self.start))
+        except (EngineAway, APIError):
+            raise _LookAgain from None
+
+    async def _lacks_network(self) -> bool:
+        """Whether it was to join a sandbox that does not run any more."""
+        if not self._may_join:
+            return False
+        return not all([await self._node.sandboxes.runs(sandbox_id) for sandbox_id in self._sandbox_ids])
 
     async def _start_created(self, container_id: str) -> tuple[Facts, Stream]:
         stream = await self._node.engine.attach(container_id)
@@ -345,13 +373,15 @@ class Attempt:
         return True
 
     async def _remove(self) -> None:
-        """Remove the container, if there may be one, however long Docker is away."""
+        """Remove the container, if there may be one, and its sandbox, however long Docker is away."""
         delay = 1.0
-        while self.container_id or self._tried_create:
+        while self.container_id or self._tried_create or self._sandbox_ids:
             try:
                 container = self.container_id or getattr(await self._find(), "id", "")
                 if container:
                     await self._node.engine.remove(container)
+                for sandbox_id in self._sandbox_ids:
+                    await self._node.sandboxes.discard(sandbox_id)
                 return
             except (EngineAway, APIError) as error:
                 logger.warning("The container of %s cannot be removed yet: %s", self, error)

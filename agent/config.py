@@ -12,6 +12,8 @@ from urllib.parse import quote
 
 import psutil
 
+from agent.containers import SANDBOX_MEMORY
+
 GB = 1024**3
 
 
@@ -38,6 +40,7 @@ class Config:
     poll_interval: float = 10
     sample_interval: float = 10
     log_dir: Path = Path()
+    sandbox_pool: int = 0
     pids_limit: int = 4096
     pull_timeout: int = 300
     registry_auth_file: Path | None = None
@@ -66,6 +69,7 @@ _SETTINGS = [
     _Setting("AGENT_RESERVE_CPU", "cores of these kept free for the node itself", "0"),
     _Setting("AGENT_RESERVE_MEMORY_GB", "memory of this kept free for the node itself", "0"),
     _Setting("AGENT_START_CONCURRENCY", "containers started at the same time (default: twice the cores, at most 4)"),
+    _Setting("AGENT_SANDBOX_POOL", "warm network sandboxes, with which jobs start sooner; 0 for none", "2"),
     _Setting("AGENT_PIDS_LIMIT", "processes and threads that one container may have", "4096"),
     _Setting("AGENT_PULL_TIMEOUT", "seconds without a word from the registry after which a pull has failed", "300"),
     _Setting("AGENT_REGISTRY_AUTH_FILE", "logins for registries, as docker login writes them (default: Docker's own)"),
@@ -120,6 +124,12 @@ def _config(values: Mapping[str, str]) -> Config:
         raise BadSetting(
             f"AGENT_RESERVE_MEMORY_GB leaves no memory for jobs: give less than the node's {memory / GB:.1f}."
         )
+    sandbox_pool = _integer(values, "AGENT_SANDBOX_POOL", minimum=0)
+    if sandbox_pool * SANDBOX_MEMORY >= memory:
+        raise BadSetting(
+            f"AGENT_SANDBOX_POOL leaves no memory for jobs: {sandbox_pool} sandboxes count for"
+            f" {sandbox_pool * SANDBOX_MEMORY / GB:.2g} GB of {memory / GB:.2g} GB. Give less, or 0 for none."
+        )
     return Config(
         name=values["AGENT_NAME"] or socket.gethostname(),
         state_dir=Path(values["AGENT_STATE_DIR"]),
@@ -130,12 +140,13 @@ def _config(values: Mapping[str, str]) -> Config:
         cpu_millicores=cpu,
         memory_bytes=memory,
         reserve_cpu_millicores=reserve_cpu,
-        reserve_memory_bytes=reserve_memory,
+        reserve_memory_bytes=max(reserve_memory, sandbox_pool * SANDBOX_MEMORY),
         start_concurrency=_integer(values, "AGENT_START_CONCURRENCY", minimum=1, default=min(4, 2 * cores)),
         heartbeat_interval=_number(values, "HEARTBEAT_INTERVAL", minimum=0.1),
         poll_interval=_number(values, "JOB_POLL_INTERVAL", minimum=0.1),
         sample_interval=_number(values, "AGENT_SAMPLE_INTERVAL", minimum=0.1),
         log_dir=Path(values["LOG_DIR"]),
+        sandbox_pool=sandbox_pool,
         pids_limit=_integer(values, "AGENT_PIDS_LIMIT", minimum=1),
         pull_timeout=_integer(values, "AGENT_PULL_TIMEOUT", minimum=1),
         registry_auth_file=_auth_file(values["AGENT_REGISTRY_AUTH_FILE"]),

@@ -8,12 +8,15 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
+from agent import sandbox_image
 from agent.protocol import StartAttempt
 
 LABEL_JOB = "workload-runner.job"
 LABEL_ATTEMPT = "workload-runner.attempt"
 LABEL_EXECUTOR = "workload-runner.executor"
 LABEL_NAME = "workload-runner.name"
+LABEL_SANDBOX = "workload-runner.sandbox"
+"""Of a network sandbox, which is no attempt's container and has none of its labels but the executor's."""
 
 CAPABILITIES = [
     # What ordinary images need to install packages, own files and drop to another user; nothing that reaches the host.
@@ -45,9 +48,15 @@ def container_name(start: StartAttempt) -> str:
 
 
 def container_settings(
-    start: StartAttempt, *, executor_id: str, gpu_uuids: list[str], pids_limit: int, init: bool = True
+    start: StartAttempt,
+    *,
+    executor_id: str,
+    gpu_uuids: list[str],
+    pids_limit: int,
+    init: bool = True,
+    sandbox_id: str = "",
 ) -> dict[str, Any]:
-    """The body of the engine's 'create container' for an attempt.
+    """The body of the engine's 'create container' for an attempt, in a network of its own or the sandbox's.
 
     The CPU limit is a quota, not NanoCpus, because the engine refuses NanoCpus above the cores it sees itself.
     """
@@ -65,6 +74,8 @@ def container_settings(
         "LogConfig": {"Type": "json-file", "Config": {"max-size": LOG_FILE_SIZE, "max-file": LOG_FILES}},
         "RestartPolicy": {"Name": "no"},
     }
+    if sandbox_id:
+        host["NetworkMode"] = _JOINED + sandbox_id
     if gpu_uuids:
         host["DeviceRequests"] = [{"Driver": "", "Count": 0, "DeviceIDs": gpu_uuids, "Capabilities": [["gpu"]]}]
     settings: dict[str, Any] = {
@@ -89,6 +100,37 @@ def container_settings(
     return settings
 
 
+_JOINED = "container:"
+SANDBOX_MEMORY = 16 * 1024**2
+"""What one counts for: a few kilobytes of its own, and the engine's process that looks after it."""
+
+
+def sandbox_settings(executor_id: str) -> dict[str, Any]:
+    """The body of the engine's 'create container' for a network sandbox. Its limits leave room for runc to start it."""
+    return {
+        "Image": sandbox_image.NAME,
+        "Cmd": sandbox_image.COMMAND,
+        "User": "65534:65534",
+        "Labels": {LABEL_SANDBOX: "network", LABEL_EXECUTOR: executor_id},
+        "HostConfig": {
+            "Memory": 2 * SANDBOX_MEMORY,
+            "MemorySwap": 2 * SANDBOX_MEMORY,
+            "PidsLimit": 64,
+            "CapDrop": ["ALL"],
+            "SecurityOpt": ["no-new-privileges"],
+            "ReadonlyRootfs": True,
+            "LogConfig": {"Type": "none"},
+            "RestartPolicy": {"Name": "no"},
+        },
+    }
+
+
+def joined(container: dict[str, Any]) -> str:
+    """The id of the sandbox whose network a container joined, by the engine's inspection or list of it; or ''."""
+    mode = str(container.get("HostConfig", {}).get("NetworkMode", ""))
+    return mode.removeprefix(_JOINED) if mode.startswith(_JOINED) else ""
+
+
 # --- What became of it -----------------------------------------------------------------------------------------
 
 
@@ -106,6 +148,7 @@ class Facts:
     created_at: datetime | None = None
     applied: dict[str, Any] = field(default_factory=dict)
     """What Docker applied: see `applied`."""
+    sandbox_id: str = ""
 
     @property
     def never_started(self) -> bool:
@@ -132,6 +175,7 @@ def facts(inspected: dict[str, Any]) -> Facts:
         error=state.get("Error", ""),
         created_at=_moment(inspected.get("Created", "")),
         applied=applied(inspected),
+        sandbox_id=joined(inspected),
     )
 
 

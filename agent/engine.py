@@ -19,7 +19,7 @@ import docker.utils
 import requests
 from docker.errors import APIError, DockerException, NotFound, create_api_error_from_http_exception
 
-from agent import http
+from agent import http, sandbox_image
 from agent.containers import LABEL_EXECUTOR
 from agent.http import Stream
 
@@ -43,6 +43,7 @@ class Engine:
         self._pool = http.Pool(_connection, MOST_CALLS)
         self._version = ""
         self._pull_timeout, self._registry_auth_file = pull_timeout, registry_auth_file
+        self.architecture = ""
         self.init_available = True
         self.generation = 0
         """Grows each time the engine was found away, so that a stream that ended may have been cut by that."""
@@ -51,6 +52,7 @@ class Engine:
         """The engine's version, when it answers."""
         version: dict[str, Any] = json.loads(await self._send("GET", "/version"))
         self._version = str(version.get("ApiVersion", ""))
+        self.architecture = str(version.get("Arch", ""))
         return str(version.get("Version", ""))
 
     async def ping(self) -> None:
@@ -112,9 +114,8 @@ class Engine:
     async def images(self) -> list[list[object]]:
         """Name and bytes of each image that has a name, largest first; `MOST_IMAGES` at most."""
         found = await self._call("GET", "/images/json")
-        named = [
-            [name, image["Size"]] for image in found for name in image.get("RepoTags") or () if name != "<none>:<none>"
-        ]
+        hidden = ("<none>:<none>", sandbox_image.NAME)
+        named = [[name, image["Size"]] for image in found for name in image.get("RepoTags") or () if name not in hidden]
         return sorted(named, key=lambda item: (-item[1], item[0]))[:MOST_IMAGES]
 
     async def has_image(self, image: str) -> bool:
@@ -123,6 +124,11 @@ class Engine:
         except NotFound:
             return False
         return True
+
+    async def import_image(self, archive: bytes, repository: str, tag: str) -> None:
+        """Make an image of one layer from a tar archive."""
+        target = await self._target("/images/create", {"fromSrc": "-", "repo": repository, "tag": tag})
+        await self._send("POST", target, archive, kind="application/x-tar")
 
     async def pull(self, image: str, on_message: Callable[[dict[str, Any]], None]) -> None:
         """Pull an image; `on_message` gets each of the engine's progress messages, of which one may be an error."""
@@ -210,7 +216,8 @@ class Engine:
 
     async def _call(self, method: str, path: str, body: object = None, *, repeat: bool = True, **query: object) -> Any:
         """The JSON of its answer, None where that is empty."""
-        answer = await self._send(method, await self._target(path, query), body, repeat=repeat)
+        data = b"" if body is None else json.dumps(body).encode()
+        answer = await self._send(method, await self._target(path, query), data, repeat=repeat)
         return json.loads(answer) if answer else None
 
     async def _target(self, path: str, query: dict[str, object]) -> str:
@@ -220,11 +227,18 @@ class Engine:
         return f"{version}{path}?{urlencode(query, quote_via=quote)}" if query else version + path
 
     async def _send(
-        self, method: str, target: str, body: object = None, *, repeat: bool = True, urgent: bool = False
+        self,
+        method: str,
+        target: str,
+        body: bytes = b"",
+        kind: str = "application/json",
+        *,
+        repeat: bool = True,
+        urgent: bool = False,
     ) -> bytes:
-        data = json.dumps(body).encode() if body is not None else b"" if method == "POST" else None
+        call = self._pool.call(method, target, body, kind, within=CALL_TIMEOUT, repeat=repeat, urgent=urgent)
         try:
-            answer = await self._pool.call(method, target, data, within=CALL_TIMEOUT, repeat=repeat, urgent=urgent)
+            answer = await call
         except OSError as error:
             raise _away(error, CALL_TIMEOUT) from None
         if answer.status >= 400:

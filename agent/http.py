@@ -33,14 +33,22 @@ class Pool:
         self._idle: list[_Connection] = []
 
     async def call(
-        self, method: str, target: str, body: bytes | None = None, *, within: float, repeat: bool, urgent: bool = False
+        self,
+        method: str,
+        target: str,
+        body: bytes = b"",
+        kind: str = "application/json",
+        *,
+        within: float,
+        repeat: bool,
+        urgent: bool = False,
     ) -> Answer:
-        """The whole answer, `within` seconds from when it is sent. `body` is JSON.
+        """The whole answer, `within` seconds from when it is sent. `kind` is the type of `body`, where there is one.
 
         `repeat`: it does no harm twice, so it is sent once more where the server may have closed a kept connection just
         before. `urgent`: it does not wait until fewer than `most` are on their way.
         """
-        request = _request("1.1", method, target, body, {})
+        request = _request("1.1", method, target, body, {"Content-Type": kind} if body else {})
         if urgent:
             async with asyncio.timeout(within):
                 return await self._call(request, repeat)
@@ -85,7 +93,7 @@ class Pool:
 
         As HTTP/1.0, whose bodies come as they are, without chunks, on a connection of its own.
         """
-        request = _request("1.0", method, target, b"" if method == "POST" else None, headers)
+        request = _request("1.0", method, target, b"", headers)
         async with asyncio.timeout(within):
             connection = _Connection(*await self._connect())
             try:
@@ -218,17 +226,15 @@ class _Connection:
         return b"".join(chunks)
 
 
-def _request(version: str, method: str, target: str, body: bytes | None, headers: dict[str, str]) -> bytes:
+def _request(version: str, method: str, target: str, body: bytes, headers: dict[str, str]) -> bytes:
     lines = [
         f"{method} {target} HTTP/{version}",
         "Host: docker",
         *(f"{name}: {text}" for name, text in headers.items()),
     ]
-    if body:
-        lines.append("Content-Type: application/json")
-    if body is not None:
+    if body or method == "POST":
         lines.append(f"Content-Length: {len(body)}")
-    return "\r\n".join([*lines, "", ""]).encode() + (body or b"")
+    return "\r\n".join([*lines, "", ""]).encode() + body
 
 
 def _parse(data: bytes) -> _Head:

@@ -33,7 +33,7 @@ import redis
 from bench.report import percentile, print_conditions, print_table
 from script.sample_image import import_busybox
 from tests.cluster import FINAL, Cluster
-from tests.evidence import Witness, check_lines, numbered
+from tests.evidence import LABEL_EXECUTOR, Witness, check_lines, numbered
 from tests.proxy import Proxy
 
 IMAGE = "workload-runner-bench:latest"
@@ -229,7 +229,7 @@ class Chaos:
             if self.cluster.redis.hget(self.cluster.keys.job_logs_meta(job_id), "complete") != "1":
                 continue
             log = self.cluster.log(job_id)
-            whole = [container[:12]] if job.expected == state and state != "ABORTED" else []
+            whole = [self.witness.host(container)] if job.expected == state and state != "ABORTED" else []
             faults = check_lines(log, whole, job.lines)
             self.lines_read += len(log)
             self.checked.add(job_id)
@@ -280,6 +280,9 @@ class Chaos:
         self.judge_loads()
         for container in self.cluster.containers():
             add("containers left", f"{container.name} {container.status}")
+        for executor, number in Counter(c.labels[LABEL_EXECUTOR] for c in self.cluster.sandboxes()).items():
+            if number > 1:  # One is kept warm.
+                add("containers left", f"{number} network sandboxes of {executor}")
         for job_id in self.unread():
             add("logs never complete", job_id)
         self.forgotten = len([1 for i in self.jobs if i not in self.checked and not self.log_expected(i)])

@@ -70,6 +70,7 @@ class Cluster:
             "HEARTBEAT_INTERVAL": "1",
             "JOB_POLL_INTERVAL": "1",
             "LEASE_SECONDS": "3",
+            "AGENT_SANDBOX_POOL": "1",
             **env,
         }
 
@@ -81,7 +82,7 @@ class Cluster:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
         for name in list(self.processes):
             self.kill(name)
-        for container in self.containers():
+        for container in [*self.containers(), *self.sandboxes()]:
             container.remove(force=True, v=True)
         self.api.close()
         self.redis.close()
@@ -222,7 +223,14 @@ class Cluster:
         return [line.split(" ", 2)[2] for line in self.log(job_id)]
 
     def containers(self) -> list[Any]:
-        """All containers, running or not, that this cluster's agents made."""
+        """All containers of attempts, running or not, that this cluster's agents made."""
+        return [c for c in self._everything() if "workload-runner.job" in c.labels]
+
+    def sandboxes(self) -> list[Any]:
+        """All network sandboxes of this cluster's agents: the idle ones, and those of attempts."""
+        return [c for c in self._everything() if "workload-runner.sandbox" in c.labels]
+
+    def _everything(self) -> list[Any]:
         mine = f"{self.tag}-"
         label = {"label": "workload-runner.executor"}
         everything = self.engine.containers.list(all=True, filters=label, ignore_removed=True)

@@ -1,5 +1,6 @@
 """What is believed of a run: the engine's own record of its containers, and jobs whose every line is known."""
 
+import contextlib
 import re
 import threading
 import time
@@ -9,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Self
 
 import docker
+import requests
 
 LABEL_JOB, LABEL_EXECUTOR = "workload-runner.job", "workload-runner.executor"
 READY_SECONDS = 0.2
@@ -35,8 +37,9 @@ class Witness:
 
     def __init__(self, engine: docker.DockerClient, prefix: str) -> None:
         self.moments: list[Moment] = []
-        self._prefix = prefix
-        wanted = {"type": "container", "event": ["create", "start", "die", "destroy"], "label": LABEL_EXECUTOR}
+        self._engine, self._prefix = engine, prefix
+        self._hosts: dict[str, str] = {}
+        wanted = {"type": "container", "event": ["create", "start", "die", "destroy"], "label": LABEL_JOB}
         # Beginning a little earlier makes the engine answer at once, so that nothing from here on is missed.
         self._events = engine.api.events(filters=wanted, decode=True, since=int(time.time()) - 1)
         self._thread = threading.Thread(target=self._listen, name="witness", daemon=True)
@@ -53,6 +56,8 @@ class Witness:
         for event in self._events:
             labels: dict[str, str] = event["Actor"]["Attributes"]
             if labels[LABEL_EXECUTOR].startswith(self._prefix):
+                if event["Action"] == "create":
+                    self._note_host(event["Actor"]["ID"])
                 code = labels.get("exitCode")
                 self.moments.append(
                     Moment(
@@ -65,6 +70,16 @@ class Witness:
                         exit_code=int(code) if code is not None else None,
                     )
                 )
+
+    def _note_host(self, container: str) -> None:
+        """A container that joins the network of a sandbox has the sandbox's host name."""
+        with contextlib.suppress(docker.errors.DockerException, requests.RequestException):
+            mode = self._engine.api.inspect_container(container)["HostConfig"]["NetworkMode"]
+            self._hosts[container] = mode.removeprefix("container:") if mode.startswith("container:") else container
+
+    def host(self, container: str) -> str:
+        """The host name that a container had, by which it calls itself in `numbered` lines."""
+        return self._hosts.get(container, container)[:12]
 
     def starts(self, job_id: str = "") -> Counter[str]:
         """How often each container name (of one job) was started."""
@@ -94,7 +109,7 @@ _LINE = re.compile(r"^\S+ (stdout|stderr) ([0-9a-f]{12}) (\d+)$")
 
 
 def numbered(lines: int, pause: float = 0.05, then: str = "") -> str:
-    """A shell script that prints numbered lines on both streams, each with the container's short id, then `then`."""
+    """A shell script that prints numbered lines on both streams, each with the container's host name, then `then`."""
     wait = f"sleep {pause};" if pause else ""
     loop = f'i=0; while [ $i -lt {lines} ]; do echo "$HOSTNAME $i"; echo "$HOSTNAME $i" >&2; {wait} i=$((i+1)); done'
     return f"{loop}; {then}" if then else loop
@@ -115,8 +130,8 @@ class LogFaults:
 def check_lines(log: Sequence[str], whole: Iterable[str], lines: int) -> LogFaults:
     """What a log of `numbered` lines, as it lies in Redis, lacks or has twice.
 
-    Of each container the lines of each stream must begin at 0 and go up by one; of the containers in `whole` (short
-    ids) all must be there. A line out of order counts as missing where it should be and doubled where it is.
+    Of each container the lines of each stream must begin at 0 and go up by one; of the containers in `whole` (host
+    names) all must be there. A line out of order counts as missing where it should be and doubled where it is.
     """
     faults = LogFaults()
     seen: dict[tuple[str, str], int] = {(container, stream): 0 for container in whole for stream in _STREAMS}

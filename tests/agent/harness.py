@@ -63,6 +63,7 @@ class AgentProcess:
             "HEARTBEAT_INTERVAL": "0.5",
             "JOB_POLL_INTERVAL": "1",
             "AGENT_SAMPLE_INTERVAL": "0.5",
+            "AGENT_SANDBOX_POOL": "0",
         }
         self.environment.update(environment)
 

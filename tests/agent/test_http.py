@@ -95,7 +95,7 @@ async def test_one_connection_serves_call_after_call_however_the_body_ends(start
 
 async def test_a_body_goes_with_its_length_and_kind(start: Start) -> None:
     server, pool = await start(OK)
-    await pool.call("POST", "/things?name=a", b'{"a": "\xc3\xa9"}', within=5, repeat=False)
+    await pool.call("POST", "/things?name=a", b'{"a": "\xc3\xa9"}', "application/json", within=5, repeat=False)
     assert server.requests == [
         b"POST /things?name=a HTTP/1.1\r\nHost: docker\r\nContent-Type: application/json\r\nContent-Length: 11\r\n\r\n"
         b'{"a": "\xc3\xa9"}'

@@ -82,7 +82,7 @@ class System:
         job_id = job["job_id"]
         started = self.witness.starts(job_id)
         assert set(started.values()) <= {1}, f"a container name was started twice: {started}"
-        container = job["attempts"][-1]["container_id"][:12]
+        container = self.witness.host(job["attempts"][-1]["container_id"])
         whole = [container] if job["status"] == "SUCCEEDED" else []
         meta = self.cluster.keys.job_logs_meta(job_id)
         wait_for("the log to be complete", lambda: self.cluster.redis.hget(meta, "complete") == "1")
@@ -94,4 +94,12 @@ class System:
         def mine() -> list[str]:
             return [c.name for c in self.cluster.containers() if c.labels["workload-runner.job"] == job_id]
 
+        def at_most_idle() -> bool:
+            running = len(self.cluster.containers())
+            return len(self.cluster.sandboxes()) <= running + len(self._agents())
+
         wait_for("its containers to be gone", lambda: not mine())
+        wait_for("its sandbox to be gone", at_most_idle)
+
+    def _agents(self) -> list[str]:
+        return [name for name in self.cluster.processes if name.startswith("agent-")]

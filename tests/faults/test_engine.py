@@ -70,7 +70,7 @@ def test_1_4_5_a_job_outlives_an_engine_that_is(
         assert len(attempts) == 1
     else:  # an engine that ends in good order kills its containers first, as a person would
         assert {reason for _, reason in attempts[:-1]} <= {"engine_error", "container_gone"} and 2 <= len(attempts) <= 3
-    container = job["attempts"][-1]["container_id"][:12]
+    container = system.witness.host(job["attempts"][-1]["container_id"])
     meta = cluster.keys.job_logs_meta(job_id)
     wait_for("the log to be complete", lambda: cluster.redis.hget(meta, "complete") == "1")
     faults = check_lines(cluster.log(job_id), [container], 40)

@@ -1,0 +1,214 @@
+"""Warm network sandboxes: idle containers on the engine's default network, made before a job needs them.
+
+Making a container's network takes the engine longer than all the rest of a start. An attempt's container that joins
+the network of a sandbox starts without it. Each sandbox is for one attempt alone and goes with it: none is shared or
+used again. Where there is none, an attempt's container gets a network of its own, as it would without all this.
+"""
+
+import asyncio
+import contextlib
+import logging
+import secrets
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from docker.errors import APIError, ImageNotFound
+
+from agent import crashpoints, sandbox_image
+from agent.containers import sandbox_settings
+from agent.engine import Engine, EngineAway, explanation
+
+logger = logging.getLogger(__name__)
+
+OLDEST_SECONDS = 600
+"""The engine copies the node's DNS settings into a sandbox when it is made; an agent in a container cannot see them
+change."""
+DNS_FILES = (Path("/etc/resolv.conf"), Path("/run/systemd/resolve/resolv.conf"))
+FIRST_DELAY, LONGEST_DELAY = 2.0, 300.0
+
+
+class Starts:
+    """At most `most` attempts being started at a time. `quiet` is set while there is none, nor any that waits."""
+
+    def __init__(self, most: int) -> None:
+        self._slots, self._count = asyncio.Semaphore(most), 0
+        self.quiet = asyncio.Event()
+        self.quiet.set()
+
+    @asynccontextmanager
+    async def slot(self) -> AsyncIterator[None]:
+        self._count += 1
+        self.quiet.clear()
+        try:
+            async with self._slots:
+                yield
+        finally:
+            self._count -= 1
+            if not self._count:
+                self.quiet.set()
+
+
+@dataclass(frozen=True, slots=True)
+class _Idle:
+    made_at: float
+    dns: tuple[str, ...]
+
+
+class Sandboxes:
+    """The sandboxes of one agent: up to `size` idle ones, and those that attempts have taken."""
+
+    def __init__(self, engine: Engine, executor_id: str, size: int, starts: Starts) -> None:
+        self._engine, self._executor_id, self._size, self._starts = engine, executor_id, size, starts
+        self._idle: dict[str, _Idle] = {}
+        self._taken: dict[str, _Idle] = {}
+        self._making: asyncio.Task[None] | None = None
+        self._making_name = ""
+        self._removing: set[asyncio.Task[None]] = set()
+        self._changed = asyncio.Event()
+
+    # --- for attempts
+
+    def take(self) -> str:
+        """The id of an idle sandbox, which is the caller's from now on; '' where there is none."""
+        self._drop_old()
+        if not self._idle:
+            return ""
+        sandbox_id, idle = self._idle.popitem()
+        self._taken[sandbox_id] = idle
+        self._changed.set()
+        return sandbox_id
+
+    def give_back(self, sandbox_id: str) -> None:
+        """It was taken and no container was made that joins it."""
+        if idle := self._taken.pop(sandbox_id, None):
+            self._idle[sandbox_id] = idle
+            self._drop_old()
+
+    async def discard(self, sandbox_id: str) -> None:
+        """Remove a sandbox that was taken, by this agent or its predecessor. Raises EngineAway and APIError."""
+        await self._engine.remove(sandbox_id)
+        self._taken.pop(sandbox_id, None)
+
+    async def runs(self, sandbox_id: str) -> bool:
+        """Whether its network can be joined, or may be: the engine does not say at present."""
+        with contextlib.suppress(EngineAway):
+            try:
+                return bool((await self._engine.inspect(sandbox_id))["State"]["Running"])
+            except APIError:
+                return False
+        return True
+
+    # --- for the agent
+
+    def died(self, sandbox_id: str) -> None:
+        """The engine says that it ended: nothing must join it."""
+        if self._idle.pop(sandbox_id, None):
+            self._remove(sandbox_id)
+            self._changed.set()
+
+    def renew(self) -> None:
+        """The engine was away: the idle ones may be dead, or have been left out of its network."""
+        for sandbox_id in list(self._idle):
+            self.died(sandbox_id)
+        self._changed.set()
+
+    def keeps(self, sandbox_id: str, name: str) -> bool:
+        """Whether it is idle, taken or being made: no left-over."""
+        return sandbox_id in self._idle or sandbox_id in self._taken or name == self._making_name
+
+    async def run(self) -> None:
+        """For ever: have `size` idle ones, made one by one while nothing is being started, which they would delay."""
+        delay = FIRST_DELAY
+        while self._size:
+            self._changed.clear()
+            self._drop_old()
+            while len(self._idle) > self._size:  # Some were given back.
+                self.died(next(iter(self._idle)))
+            if len(self._idle) == self._size:
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(OLDEST_SECONDS / 10):
+                        await self._changed.wait()
+                continue
+            await self._starts.quiet.wait()
+            self._making = asyncio.create_task(self._make(), name="network sandbox")
+            try:
+                await asyncio.shield(self._making)
+                delay = FIRST_DELAY
+            except KeyError:
+                known = " and ".join(sandbox_image.architectures())
+                logger.warning("No warm network sandboxes on %s: they exist for %s", self._engine.architecture, known)
+                return
+            except (EngineAway, APIError) as error:
+                if isinstance(error, APIError):
+                    logger.warning("No warm network sandbox can be made, trying on: %s", explanation(error))
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(delay):
+                        await self._changed.wait()
+                delay = min(2 * delay, LONGEST_DELAY)
+
+    async def close(self, seconds: float) -> None:
+        """Remove the idle ones, with `run` cancelled; what is not done in time is left to the next agent."""
+        if self._making:
+            await asyncio.wait({self._making}, timeout=seconds / 2)
+            if self._making.done() and not self._making.cancelled():
+                self._making.exception()  # Seen here, as nobody else waits for it.
+        self.renew()
+        if self._removing:
+            await asyncio.wait(set(self._removing), timeout=seconds / 2)
+
+    # --- making them
+
+    async def _make(self) -> None:
+        """Raises KeyError where the image cannot be made for this architecture, EngineAway and APIError."""
+        self._making_name = f"sandbox-{self._executor_id}-{secrets.token_hex(4)}"
+        settings, dns = sandbox_settings(self._executor_id), _dns()
+        generation = self._engine.generation
+        try:
+            try:
+                sandbox_id = await self._engine.create(settings, self._making_name)
+            except ImageNotFound:
+                content = sandbox_image.archive(self._engine.architecture)
+                await self._engine.import_image(content, sandbox_image.REPOSITORY, sandbox_image.TAG)
+                sandbox_id = await self._engine.create(settings, self._making_name)
+            crashpoints.reach("sandbox-created")
+            try:
+                await self._engine.start(sandbox_id)
+            except (EngineAway, APIError):
+                self._remove(sandbox_id)
+                raise
+            self._idle[sandbox_id] = _Idle(time.monotonic(), dns)
+            if generation != self._engine.generation:
+                self.died(sandbox_id)
+        finally:
+            self._making_name = ""
+
+    def _drop_old(self) -> None:
+        now, dns = time.monotonic(), _dns() if self._idle else ()
+        for sandbox_id, idle in list(self._idle.items()):
+            if now - idle.made_at > OLDEST_SECONDS or idle.dns != dns:
+                self.died(sandbox_id)
+
+    def _remove(self, sandbox_id: str) -> None:
+        """Remove it in the background; where that fails, the agent's look for left-overs does it."""
+
+        async def remove() -> None:
+            with contextlib.suppress(EngineAway, APIError):
+                await self._engine.remove(sandbox_id)
+
+        task = asyncio.create_task(remove(), name=f"removal of sandbox {sandbox_id:.12}")
+        self._removing.add(task)
+        task.add_done_callback(self._removing.discard)
+
+
+def _dns() -> tuple[str, ...]:
+    """The node's DNS settings, as the engine reads them for a new network."""
+    texts = []
+    for file in DNS_FILES:
+        try:
+            texts.append(file.read_text())
+        except (OSError, UnicodeDecodeError):
+            texts.append("")
+    return tuple(texts)

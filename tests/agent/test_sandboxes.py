@@ -1,0 +1,175 @@
+"""Warm network sandboxes: a job in one is as isolated as without, and none is left over, shared or used again."""
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import docker
+import pytest
+
+from agent import sandbox_image
+from agent.containers import SANDBOX_MEMORY
+from agent.protocol import Hello, StartAttempt
+from tests.agent.harness import MB, AgentProcess, wait_for
+
+pytestmark = pytest.mark.docker
+MakeAgent = Callable[..., AgentProcess]
+
+
+def sandboxes(agent: AgentProcess, engine: docker.DockerClient) -> list[Any]:
+    return [c for c in agent.containers(engine) if "workload-runner.sandbox" in c.labels]
+
+
+def warm(agent: AgentProcess, engine: docker.DockerClient, number: int = 1) -> list[str]:
+    """The ids of the running sandboxes, when there are so many."""
+
+    def look() -> list[str]:
+        return [c.id for c in sandboxes(agent, engine) if c.status == "running"]
+
+    wait_for(lambda: len(look()) == number, what=f"{number} warm sandboxes")
+    return look()
+
+
+def joined(agent: AgentProcess, start: StartAttempt, engine: docker.DockerClient) -> str:
+    """The id of the sandbox whose network the running attempt has, or ''."""
+    container = engine.containers.get(agent.running(start).container_id)
+    mode: str = container.attrs["HostConfig"]["NetworkMode"]
+    return mode.partition("container:")[2]
+
+
+@pytest.fixture
+def agent(make_agent: MakeAgent) -> AgentProcess:
+    return make_agent(AGENT_SANDBOX_POOL="1")
+
+
+LOOK = """
+    hostname; cat /etc/resolv.conf; ip -o addr | grep -v ' lo ' | wc -l; ip route | grep -c default
+    grep -c $(hostname) /etc/hosts; test $HOSTNAME = $(hostname) && echo same
+    ip -o -4 addr show dev eth0 | tr -s ' ' | cut -d ' ' -f 4; cat /proc/net/dev | wc -l; sleep 2
+"""
+
+
+def test_a_job_in_a_sandbox_sees_what_one_with_a_fresh_network_sees(
+    agent: AgentProcess, test_image: str, docker_client: docker.DockerClient
+) -> None:
+    (sandbox,) = warm(agent, docker_client)
+    inside = agent.run(test_image, ["sh", "-c", LOOK])
+    assert joined(agent, inside, docker_client) == sandbox
+    beside = docker_client.containers.run(test_image, ["sh", "-c", LOOK], detach=True)
+    try:
+        beside.wait()
+        fresh = beside.logs().decode().splitlines()
+    finally:
+        beside.remove(force=True)
+    assert agent.finished(inside).reason == "completed"
+    ours = agent.texts(inside)
+    assert (ours[0], fresh[0]) == (sandbox[:12], beside.id[:12]), "a host name of its own"
+    address, other = ours[-2], fresh[-2]
+    assert address != other and address.partition("/")[2] == other.partition("/")[2]
+    assert ours[1:-2] + ours[-1:] == fresh[1:-2] + fresh[-1:]
+
+
+def test_each_job_has_a_sandbox_alone_which_goes_with_it(
+    agent: AgentProcess, test_image: str, docker_client: docker.DockerClient
+) -> None:
+    used = []
+    for _ in range(2):
+        (sandbox,) = warm(agent, docker_client)
+        start = agent.run(test_image, ["sleep", "30"])
+        used.append(joined(agent, start, docker_client))
+        assert used[-1] == sandbox
+        agent.stop(start)
+        agent.finished(start)
+        wait_for(lambda sandbox=sandbox: sandbox not in [c.id for c in sandboxes(agent, docker_client)])
+    assert len(set(used)) == 2
+    assert agent.terminate() == 0
+    assert not agent.containers(docker_client)
+    names = docker_client.images.list(name=sandbox_image.REPOSITORY)
+    assert len(names) == 1 and names[0].attrs["Size"] < 1000
+
+
+def test_jobs_that_find_no_sandbox_have_a_network_of_their_own(
+    agent: AgentProcess, test_image: str, docker_client: docker.DockerClient
+) -> None:
+    warm(agent, docker_client)
+    starts = [agent.run(test_image, ["sleep", "30"]) for _ in range(3)]
+    found = [joined(agent, start, docker_client) for start in starts]
+    assert len([sandbox for sandbox in found if sandbox]) == 1
+    assert len(warm(agent, docker_client, 2)) == 2, "one in use and one in its place"
+
+
+def test_a_dead_sandbox_is_replaced_and_a_job_that_was_to_join_one_starts_without(
+    make_agent: MakeAgent, test_image: str, docker_client: docker.DockerClient
+) -> None:
+    agent = make_agent(AGENT_SANDBOX_POOL="1", CRASH_POINT="container-created:SIGSTOP")
+    (sandbox,) = warm(agent, docker_client)
+    docker_client.containers.get(sandbox).kill()
+    wait_for(lambda: warm(agent, docker_client) != [sandbox], what="another sandbox")
+    (sandbox,) = warm(agent, docker_client)
+    start = agent.run(test_image, ["sleep", "0.2"])
+    wait_for(lambda: [c for c in agent.containers(docker_client) if c.status == "created"], what="its container")
+    docker_client.containers.get(sandbox).remove(force=True)
+    assert agent.process
+    agent.process.send_signal(18)
+    assert agent.finished(start).reason == "completed"
+    assert "gets a network of its own" in agent.log
+    wait_for(lambda: [c.id for c in agent.containers(docker_client)] == warm(agent, docker_client))
+
+
+@pytest.mark.parametrize("moment", ["sandbox-created", "container-created", "container-started", "end-reported"])
+def test_an_agent_that_was_killed_leaves_no_sandbox_but_that_of_a_job_that_goes_on(
+    make_agent: MakeAgent, test_image: str, docker_client: docker.DockerClient, moment: str
+) -> None:
+    agent = make_agent(AGENT_SANDBOX_POOL="1")
+    (sandbox,) = warm(agent, docker_client)
+    agent.kill()
+    agent.environment["CRASH_POINT"] = moment
+    agent.start()
+    if moment == "sandbox-created":
+        assert agent.process
+        agent.process.wait(20)
+    else:
+        wait_for(lambda: warm(agent, docker_client) != [sandbox])
+    start = agent.run(
+        test_image, ["sh", "-c", "ip -o -4 addr show dev eth0 | wc -l; sleep 1; ip -o -4 addr show dev eth0 | wc -l"]
+    )
+    assert agent.process
+    agent.process.wait(20)
+    del agent.environment["CRASH_POINT"]
+    agent.start()
+    assert agent.finished(start).reason == "completed"
+    assert agent.texts(start) == ["1", "1"], "it had its network to the end"
+    wait_for(lambda: [c.id for c in agent.containers(docker_client)] == warm(agent, docker_client))
+
+
+def test_a_pull_does_not_keep_a_sandbox_from_others(
+    agent: AgentProcess, test_image: str, docker_client: docker.DockerClient
+) -> None:
+    (sandbox,) = warm(agent, docker_client)
+    assert agent.finished(agent.run("127.0.0.1:1/no/such-image:1", ["true"])).reason == "image_pull_failed"
+    start = agent.run(test_image, ["sleep", "30"])
+    assert joined(agent, start, docker_client) == sandbox
+
+
+def test_sandboxes_count_in_the_reserve(make_agent: MakeAgent) -> None:
+    assert make_agent(AGENT_SANDBOX_POOL="2").events(Hello)[-1].reserve_memory_bytes == 2 * SANDBOX_MEMORY
+    more = make_agent(AGENT_SANDBOX_POOL="2", AGENT_RESERVE_MEMORY_GB="1").events(Hello)[-1]
+    assert more.reserve_memory_bytes == 1024 * MB
+
+
+def test_an_image_that_exposes_ports_runs_in_a_sandbox(
+    agent: AgentProcess, test_image: str, docker_client: docker.DockerClient
+) -> None:
+    (sandbox,) = warm(agent, docker_client)
+    made = docker_client.containers.create(test_image, ["true"])
+    image = made.commit(changes="EXPOSE 80/tcp")
+    made.remove()
+    try:
+        start = agent.run(image.id, ["sh", "-c", "nc -l -p 80 & sleep 0.3; echo hi | nc $(hostname) 80"])
+        assert joined(agent, start, docker_client) == sandbox
+        assert agent.finished(start).reason == "completed"
+        assert agent.texts(start) == ["hi"]
+        wait_for(lambda: image.id not in [c.image.id for c in agent.containers(docker_client)])
+    finally:
+        time.sleep(0.2)
+        docker_client.images.remove(image.id, force=True)
