@@ -11,6 +11,7 @@ REPORT = Path("docs/benchmarks.md")
 BENCHMARKS: dict[str, list[str]] = {
     "placement": ["--executors", "1000", "--jobs", "10000", "--rounds", "1", "--events", "20"],
     "growth": ["--executors", "100", "--jobs", "8000", "--rounds", "1"],
+    "lifecycle": ["--quick"],
     "overhead": ["--jobs", "5"],
     "logs": ["--lines", "20000", "--rounds", "1"],
     "web": ["--executors", "50", "--jobs", "5000", "--requests", "5"],
