@@ -6,6 +6,7 @@ the attached connection) is taken up again from there by reading the engine's ow
 """
 
 import asyncio
+import codecs
 import logging
 import struct
 from collections.abc import Awaitable, Callable
@@ -15,7 +16,7 @@ from typing import Any
 
 import redis.asyncio
 
-from agent.protocol import ARCHIVE_AFTER_BYTES, ARCHIVE_AFTER_SECONDS, Keys
+from agent.protocol import ARCHIVE_AFTER_BYTES, ARCHIVE_AFTER_SECONDS, MOST_TAIL, Keys
 
 logger = logging.getLogger(__name__)
 
@@ -125,6 +126,17 @@ class LineSplitter:
         self.position = Position(self.position.newlines, self.position.tail + _measure(rest))
         return self._clean([rest], rest)
 
+    @property
+    def unfinished(self) -> bytes:
+        """What stands behind the last newline so far, clean: of more than MOST_TAIL bytes the last. A character that is
+        not whole yet is left out."""
+        if not self._carry:
+            return b""
+        text, _ = codecs.utf_8_decode(self._carry[-MOST_TAIL:], "replace", False)
+        if len(self._carry) > MOST_TAIL:
+            text = text.lstrip("\N{REPLACEMENT CHARACTER}")
+        return text.replace("\0", "\N{REPLACEMENT CHARACTER}").encode()
+
     def _clean(self, lines: list[bytes], data: bytes) -> list[bytes]:
         if lines:
             if b"\0" in data or not data.isascii():
@@ -226,6 +238,7 @@ if attempt > current then
     redis.call('PERSIST', list)
     redis.call('PERSIST', meta)
 end
+redis.call('HDEL', meta, 'tail_stdout', 'tail_stderr')
 return redis.call('HMGET', meta, 'first', 'last', 'shipped', 'stdout_newlines', 'stdout_tail', 'stderr_newlines',
     'stderr_tail')
 """
@@ -261,7 +274,8 @@ if unarchived > 0 and bytes + size > 2 * limit then
 end
 if shipped == 0 then redis.call('HSET', meta, 'first', ARGV[6]) end
 redis.call('HSET', meta, 'last', ARGV[7], 'shipped', expected + count, 'stdout_newlines', ARGV[8],
-    'stdout_tail', ARGV[9], 'stderr_newlines', ARGV[10], 'stderr_tail', ARGV[11])
+    'stdout_tail', ARGV[9], 'stderr_newlines', ARGV[10], 'stderr_tail', ARGV[11],
+    'tail_stdout', ARGV[16], 'tail_stderr', ARGV[17])
 local total = redis.call('HINCRBY', meta, 'lines', count)
 redis.call('HINCRBY', meta, 'bytes', size)
 unarchived = redis.call('HINCRBY', meta, 'unarchived', size)
@@ -276,16 +290,32 @@ return expected + count
 """Judges the lines that were added just before it in the same MULTI, and takes them back where they must not stay. They
 are no arguments of a script because each would become a Lua string, at twice the cost of adding it."""
 
+_TELL = (
+    _PRELUDE
+    + """
+if current ~= attempt or tonumber(redis.call('HGET', meta, 'shipped')) ~= tonumber(ARGV[2]) then return -2 end
+redis.call('HSET', meta, 'tail_stdout', ARGV[4], 'tail_stderr', ARGV[5])
+redis.call('PUBLISH', ARGV[3], redis.call('HGET', meta, 'lines'))
+return 1
+"""
+)
+
 _CLOSE = (
     _PRELUDE
     + """
 if current ~= attempt or tonumber(redis.call('HGET', meta, 'shipped')) ~= tonumber(ARGV[2]) then return -2 end
 redis.call('HSET', meta, 'complete', 1)
+redis.call('HDEL', meta, 'tail_stdout', 'tail_stderr')
 redis.call('ZADD', due, 0, ARGV[3])
 redis.call('PUBLISH', ARGV[4], redis.call('HGET', meta, 'lines'))
 return 1
 """
 )
+
+
+Tails = tuple[bytes, bytes]
+"""The unfinished lines of stdout and stderr."""
+NO_TAILS: Tails = (b"", b"")
 
 
 class LogWriter:
@@ -313,16 +343,22 @@ class LogWriter:
         self._job_id, self._attempt, self._limit = job_id, attempt, limit_bytes
         self._client = client
         self._open, self._close = client.register_script(_OPEN), client.register_script(_CLOSE)
+        self._tell = client.register_script(_TELL)
         self._shipped = 0
+        self._told = NO_TAILS
 
     async def open(self) -> Reached:
         """Begin the attempt's log, or find how far it has come."""
         first, last, *numbers = await self._run(lambda: self._open(self._keys, [self._attempt, self._job_id]))
         self._shipped, *positions = map(int, numbers)
+        self._told = NO_TAILS
         return Reached(first.decode(), last.decode(), Position(*positions[:2]), Position(*positions[2:]))
 
-    async def append(self, lines: list[bytes], size: int, stdout: Position, stderr: Position) -> None:
-        """Add lines of `size` bytes in all, which end at these positions. Doing it twice adds them once."""
+    async def append(
+        self, lines: list[bytes], size: int, stdout: Position, stderr: Position, tails: Tails = NO_TAILS
+    ) -> None:
+        """Add lines of `size` bytes in all, which end at these positions; for `tails` see `tell`. Doing it twice adds
+        them once."""
         positions = [stdout.newlines, stdout.tail, stderr.newlines, stderr.tail]
         moments = [lines[0].split(b" ", 1)[0], lines[-1].split(b" ", 1)[0]]
         archiving = [self._job_id, ARCHIVE_AFTER_BYTES, ARCHIVE_AFTER_SECONDS]
@@ -331,7 +367,7 @@ class LogWriter:
         async def add() -> int:
             async with self._client.pipeline() as pipe:
                 pipe.rpush(self._keys[0], *lines)
-                pipe.eval(_SETTLE, len(self._keys), *self._keys, *arguments, *archiving)  # type: ignore[arg-type]
+                pipe.eval(_SETTLE, len(self._keys), *self._keys, *arguments, *archiving, *tails)  # type: ignore[arg-type]
                 return int((await pipe.execute())[-1])
 
         tries = 0
@@ -340,7 +376,13 @@ class LogWriter:
             if tries == TRIES_TO_TELL:
                 logger.warning("The log of job %s waits for the archive, which lags behind", self._job_id)
             await asyncio.sleep(min(0.05 * tries, LONGEST_PAUSE))
-        self._shipped = answer
+        self._shipped, self._told = answer, tails
+
+    async def tell(self, tails: Tails) -> None:
+        """Say what each stream has printed behind its last newline, for who watches: no line, and it counts as none."""
+        if tails != self._told:
+            await self._run(lambda: self._tell(self._keys, [self._attempt, self._shipped, self._channel, *tails]))
+            self._told = tails
 
     async def close(self) -> None:
         """Mark the log complete. Whoever archives it says how long Redis keeps it."""

@@ -37,6 +37,8 @@ logger = logging.getLogger(__name__)
 
 LINGER = 0.1
 """Seconds at least between two shipments, unless a batch is full."""
+TAIL_LINGER = 0.2
+"""The same where there is only more of a line that has not ended, such as a progress bar."""
 LONGEST_HOLD = 1.0
 """Seconds that the live stream may wait for Redis: a container that ends while its output is not read loses the rest
 of it after two seconds, and one that prints stands still."""
@@ -81,6 +83,7 @@ class Batcher:
         now = stamp(datetime.now(UTC))
         for stream, payload in merge(frames):
             self._add(now, stream, self.splitters[stream].feed(payload))
+        self._some.set()  # also for what is no line yet
 
     def take_stored(self, frames: list[tuple[int, bytes]]) -> None:
         """Frames of the engine's copy: each begins with the time at which it was printed."""
@@ -119,24 +122,33 @@ class Batcher:
         last = float("-inf")
         while True:
             await self._some.wait()
-            rest = last + LINGER - time.monotonic()
-            if rest > 0 and not self._full.is_set():
-                try:
-                    async with asyncio.timeout(rest):
-                        await self._full.wait()
-                except TimeoutError:
-                    pass
+            await self._linger(last)
             lines, size, ended = self._lines, self._size, self._ended
             self._lines, self._size = [], 0
             self._some.clear()
             self._full.clear()
             self._room.set()
             last = time.monotonic()
+            stdout, stderr = self.splitters[STDOUT], self.splitters[STDERR]
+            tails = stdout.unfinished, stderr.unfinished
             if lines:
-                positions = self.splitters[STDOUT].position, self.splitters[STDERR].position
-                await self._writer.append(lines, size, *positions)
+                await self._writer.append(lines, size, stdout.position, stderr.position, tails)
+            else:
+                await self._writer.tell(tails)
             if ended:
                 return
+
+    async def _linger(self, last: float) -> None:
+        """Wait for the time of the next shipment, the last one having been at `last`."""
+        while not self._full.is_set():
+            rest = last + (LINGER if self._lines else TAIL_LINGER) - time.monotonic()
+            if rest <= 0:
+                return
+            try:
+                async with asyncio.timeout(min(rest, LINGER)):
+                    await self._full.wait()
+            except TimeoutError:
+                continue
 
 
 class Output:

@@ -4,6 +4,8 @@ Log lines travel as data, by offset, as `jobs.log_views.as_json` writes them: `{
 The browser answers `{"logged": true}` when it shows them, and only then gets more; paused, it just does not answer. A
 page that opens with `?log_offset=N` goes on there, one without begins with the end of the log. `{"follow": N}` goes on
 at N; `{"follow": false}`, or `?log_offset=off`, asks for no lines any more, only how many there are.
+
+A message without lines may bring another `tail`: what was printed of lines that have not ended, such as progress bars.
 """
 
 import asyncio
@@ -83,7 +85,7 @@ class JobDetail(LivePage):
         self._grown.set()
 
     async def _send_log(self) -> None:
-        told: tuple[int, bool] | None = None
+        told: tuple[int, bool, tuple[str, str] | None] | None = None
         async with hub().listening(broker.keys().log_channel(str(self._job_id))) as grown:
             self._grown = grown
             while True:
@@ -95,8 +97,9 @@ class JobDetail(LivePage):
                 except (*RedisUnavailable, ArchiveUnavailable):
                     await _wait(grown, LOG_LOOK_SECONDS)
                     continue
-                if page.lines or told != (page.total, page.complete):
-                    told = page.total, page.complete
+                news = page.total, page.complete, page.tails if following else None
+                if page.lines or told != news:
+                    told = news
                     self._logged.clear()
                     await self.send(text)
                     interval = LOG_INTERVAL_SECONDS if following else COUNT_INTERVAL_SECONDS

@@ -97,9 +97,11 @@ def log_download(request: HttpRequest, job_id: uuid.UUID) -> StreamingHttpRespon
 
 
 def as_json(page: LogPage) -> str:
-    """A page for the browser. Where `cut` is not 0, the last line stands for that many which are missing."""
+    """A page for the browser. Where `cut` is not 0, the last line stands for that many which are missing; `tail` is
+    what stdout and stderr have printed behind the last line, where they have."""
     body = {"first": page.first, "lines": page.lines, "total": page.total, "dropped": page.dropped}
-    return _dumps({**body, "complete": page.complete, "cut": page.cut})
+    tail = {"tail": page.tails} if any(page.tails) else {}
+    return _dumps({**body, "complete": page.complete, "cut": page.cut, **tail})
 
 
 def shortened(page: LogPage) -> LogPage:

@@ -34,7 +34,7 @@ LATE_LINES_SECONDS = 10
 """How long after a job's end its log may still come where the agent never said that it is complete."""
 
 _READ = """
-local known = redis.call('HMGET', KEYS[2], 'dropped', 'complete', 'archived', 'lines')
+local known = redis.call('HMGET', KEYS[2], 'dropped', 'complete', 'archived', 'lines', 'tail_stdout', 'tail_stderr')
 local dropped = tonumber(known[1] or '0')
 local total = dropped + redis.call('LLEN', KEYS[1])
 local limit = tonumber(ARGV[2])
@@ -43,7 +43,9 @@ local lines = {}
 if first >= dropped and first < total and limit > 0 then
   lines = redis.call('LRANGE', KEYS[1], first - dropped, first - dropped + limit - 1)
 end
-return {first, total, dropped, known[2] == '1' and 1 or 0, tonumber(known[3] or '-1'), known[4] and 1 or 0, lines}
+local done = known[2] == '1'
+local tails = {not done and known[5] or '', not done and known[6] or ''}
+return {first, total, dropped, done and 1 or 0, tonumber(known[3] or '-1'), known[4] and 1 or 0, lines, tails}
 """
 """One script, so that a cut at the front between two reads cannot shift the offsets."""
 
@@ -55,6 +57,8 @@ class LogPage:
 
     Where lines are missing from the middle, because the log grew over the archive's limit, the page ends with a line
     that says so and stands for `cut` lines.
+
+    `tails`: what stdout and stderr have printed behind their last newlines so far; no lines yet, and not in `total`.
     """
 
     first: int
@@ -63,6 +67,7 @@ class LogPage:
     dropped: int
     complete: bool
     cut: int = 0
+    tails: tuple[str, str] = ("", "")
 
     @property
     def next_offset(self) -> int:
@@ -233,14 +238,16 @@ _Wanted = _FromRedis | _Where | _FromArchive
 
 def _page(job_id: str, offset: int | None, limit: int) -> Generator[_Wanted, Any, LogPage]:
     """Puts a page together from the answers to what it yields."""
-    first, held, dropped, complete, archived, exists, lines = yield _FromRedis(offset, limit)
+    first, held, dropped, complete, archived, exists, lines, unfinished = yield _FromRedis(offset, limit)
+    stdout, stderr = _texts(unfinished)
+    tails = stdout, stderr
     if first >= dropped and held >= archived >= 0:
-        return LogPage(first, _texts(lines), held, 0, bool(complete))
+        return LogPage(first, _texts(lines), held, 0, bool(complete), tails=tails)
     place: _Place = yield _Where(job_id, None)
     if not place.lines:
         if first < dropped:
-            first, held, dropped, complete, archived, exists, lines = yield _FromRedis(dropped, limit)
-        return LogPage(first, _texts(lines), held, dropped, bool(complete))
+            first, held, dropped, complete, archived, exists, lines, _ = yield _FromRedis(dropped, limit)
+        return LogPage(first, _texts(lines), held, dropped, bool(complete), tails=tails)
     if archived < 0:
         held = 0  # Until the archiver has looked at a log that Redis has anew, its line numbers are not sure.
     total = max(held, place.lines)
@@ -250,7 +257,7 @@ def _page(job_id: str, offset: int | None, limit: int) -> Generator[_Wanted, Any
     while len(collected) < limit and position < total:
         wanted = limit - len(collected)
         if dropped <= position < held:
-            _, held, dropped, _, _, _, lines = yield _FromRedis(position, wanted)
+            _, held, dropped, _, _, _, lines, _ = yield _FromRedis(position, wanted)
             if not lines and dropped <= position:
                 break
         else:
@@ -269,7 +276,7 @@ def _page(job_id: str, offset: int | None, limit: int) -> Generator[_Wanted, Any
             lines = known[position - chunk.first :][:wanted]
         collected += lines
         position += len(lines)
-    return LogPage(first, _texts(collected), total, 0, complete)
+    return LogPage(first, _texts(collected), total, 0, complete, tails=tails)
 
 
 def _find(wanted: _Where) -> _Place:

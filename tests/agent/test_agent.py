@@ -207,3 +207,14 @@ def test_the_images_of_the_node_are_told(agent: AgentProcess, test_image: str) -
     images = dict(json.loads(told))
     assert images[test_image] > 100_000
     assert agent.client.ttl(key) > 0
+
+
+def test_a_progress_bar_is_told_while_it_runs_and_becomes_one_line(agent: AgentProcess, test_image: str) -> None:
+    script = r"""echo begin; printf 'bar 10 %%\r' >&2; sleep 1; printf 'bar 90 %%\r' >&2; sleep 1; echo >&2; sleep 1"""
+    start = agent.run(test_image, ["sh", "-c", script])
+    wait_for(lambda: agent.log_meta(start).get("tail_stderr") == "bar 10 %\r")
+    assert agent.texts(start) == ["begin"]
+    wait_for(lambda: agent.log_meta(start).get("tail_stderr") == "bar 10 %\rbar 90 %\r")
+    wait_for(lambda: agent.log_meta(start).get("tail_stderr") == "")
+    assert agent.texts(start, "stderr") == ["bar 10 %\rbar 90 %\r"]
+    assert agent.finished(start).reason == "completed"

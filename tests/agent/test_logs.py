@@ -295,3 +295,38 @@ async def test_a_batch_of_very_many_lines_goes_in(
     await writer.open()
     await writer.append([b""] * 65_536, 0, Position(65_536), Position())
     assert redis_client.llen("job_logs:j") == 65_536
+
+
+# --- Unfinished lines ------------------------------------------------------------------------------------------
+
+
+def test_what_stands_behind_the_last_newline_is_told_whole_characters_only_and_in_bounds() -> None:
+    splitter = LineSplitter()
+    splitter.feed("done\n 45 %|█".encode()[:-1])
+    assert splitter.unfinished.decode() == " 45 %|"
+    splitter.feed("█".encode()[-1:] + b"\0\xff")
+    assert splitter.unfinished.decode() == " 45 %|█\N{REPLACEMENT CHARACTER}\N{REPLACEMENT CHARACTER}"
+    splitter.feed(b"\n" + "é".encode() * 5000 + b"x")
+    assert splitter.unfinished.decode() == "é" * 2047 + "x"
+    splitter.feed(b"\n")
+    assert splitter.unfinished == b""
+
+
+async def test_unfinished_lines_are_told_beside_the_log_and_never_become_part_of_it(
+    make_writer: Callable[..., LogWriter], redis_client: redis.Redis
+) -> None:
+    writer = make_writer()
+    await writer.open()
+    await writer.append([b"t stdout one"], 12, Position(1), Position(), (b"", b"50 %"))
+    await writer.tell((b"", b"50 %\r60 %"))
+    told = [meta(redis_client, field) for field in ("tail_stdout", "tail_stderr", "lines")]
+    assert told == [b"", b"50 %\r60 %", b"1"]
+    assert (await writer.open()).stdout == Position(1), "who goes on at a position hears the rest again"
+    assert meta(redis_client, "tail_stderr") is None
+    await writer.tell((b"more", b""))
+    await writer.close()
+    assert meta(redis_client, "tail_stdout") is None
+    assert log(redis_client) == [b"t stdout one"]
+    redis_client.flushdb()
+    with pytest.raises(OutOfStep):
+        await writer.tell((b"again", b""))
