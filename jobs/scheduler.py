@@ -119,8 +119,8 @@ class Scheduler:
             _reach("before-commit", batch.events, placed)
         self._last_pass = self._clock()
         observing.tally.add(outcome.waits, outcome.ended)
-        for line in outcome.lines:
-            logger.info("%s", line)
+        if outcome.lines:
+            logger.info("%s", "\n".join(outcome.lines))
         for time_due in outcome.requeued:
             heapq.heappush(self._due, time_due)
 

@@ -19,6 +19,7 @@ from django.db import connection
 from jobs import leadership
 from jobs.background import chores
 from jobs.leadership import LostLeadership
+from jobs.logformat import EachLine
 from jobs.scheduler import Scheduler
 
 logger = logging.getLogger("jobs.scheduler")
@@ -112,7 +113,7 @@ def log_to_file() -> None:
     """Everything the console shows goes to scheduler.log too, which may be rotated by moving it away."""
     settings.LOG_DIR.mkdir(parents=True, exist_ok=True)
     handler = logging.handlers.WatchedFileHandler(settings.LOG_DIR / "scheduler.log", encoding="utf-8")
-    handler.setFormatter(logging.Formatter("{asctime} {levelname} {name}: {message}", style="{"))
+    handler.setFormatter(EachLine("{asctime} {levelname} {name}: {message}", style="{"))
     logging.getLogger().addHandler(handler)
 
 
