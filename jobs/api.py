@@ -24,6 +24,7 @@ from jobs.lifecycle import State
 from jobs.listing import PAGE_SIZE, as_job_id, find, matching_ids, moment_of
 from jobs.logs import PAGE_LINES, LogPage, follow_log, read_log, read_log_async
 from jobs.models import Job
+from jobs.reasons import never_fits, why_waiting
 from jobs.schemas import (
     TAIL_LINES,
     BatchAccepted,
@@ -42,7 +43,6 @@ from jobs.schemas import (
     summary,
 )
 from jobs.services import JobNotFound
-from jobs.snapshot import never_fits, why_waiting
 from jobs.submission import MOST_IN_BATCH, InvalidSubmission, JobSubmission, parse_batch
 from jobs.timeline import happenings
 

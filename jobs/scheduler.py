@@ -1,20 +1,22 @@
-"""The leader's work, pass by pass: receive, apply, expire, place, commit, send.
+"""The leader's work, pass by pass: receive, catch up, apply, expire, place, commit, send.
 
 Commit first, then send, then acknowledge: whatever dies in between, the next pass or the next leader finds in the
 database what is to be sent, and in the stream what is to be applied, and doing either twice changes nothing.
 
-One transaction a pass. It begins with the lease, so that a scheduler that no longer leads writes nothing.
+One transaction a pass. It begins with the lease, so that a scheduler that no longer leads writes nothing. What is
+placed is decided from memory (`jobs/tracking.py`), so that a pass costs by what changed; before the commit the rows
+that the decision rests on are locked, and memory that was wrong places nothing.
 """
 
-import heapq
 import json
 import logging
 import time
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Any
+from uuid import UUID
 
 import redis
 from django.conf import settings
@@ -22,16 +24,19 @@ from django.db import transaction
 from django.db.models import Q
 from django.utils import timezone
 
-from agent.protocol import Event, Heartbeat, Hello, PassRequest
+from agent.protocol import Event, Heartbeat, Hello, PassRequest, Wake
 from executors import broker, registry
 from executors.models import Executor
-from jobs import commands, crashpoints, events, leadership, observing, queue, snapshot
+from executors.writes import one_of
+from jobs import commands, crashpoints, events, leadership, observing, snapshot, timeouts, tracking
 from jobs.applying import apply
+from jobs.audit import Audit
 from jobs.lifecycle import EndReason, State
 from jobs.models import Attempt, Job
 from jobs.reconcile import Token
-from jobs.scheduling.placement import Placement, Placer, Strategy
-from jobs.snapshot import Cluster, LiveAttempt
+from jobs.scheduling.placement import Strategy
+from jobs.snapshot import Cluster
+from jobs.tracking import Mirror
 from jobs.transitions import Ledger
 
 logger = logging.getLogger(__name__)
@@ -42,15 +47,18 @@ MAX_BLOCK_SECONDS = 4.0
 PLACEMENTS_PER_PASS = 500
 """Bounds the transaction, which on SQLite keeps every other writer waiting; the next pass follows at once."""
 
-TIMEOUT_MARGIN = timedelta(minutes=5)
-"""Time-outs are the agent's business. The scheduler steps in this much later, by its own clock alone: the clocks of
-nodes may differ by minutes. An attempt that it told to stop and that never ran is given up after this time again."""
+QUEUE_READ_PER_PASS = 5000
+"""Bounds the time between two renewals of the lease while a new leader reads a long queue."""
 
 STOP_AGAIN_SECONDS = 20
 """How long after the grace period a container that is still held is told to stop again."""
 
 REPLY_KEPT_SECONDS = 60
 REASONS_IN_REPLY = 100
+
+
+class WrongMemory(RuntimeError):
+    """What the leader remembers does not agree with the database; nothing was written, and it has to start over."""
 
 
 @dataclass(slots=True)
@@ -67,6 +75,8 @@ class Scheduler:
     `interruptible` wraps the wait for events, the one moment at which the process may be told to stop.
     """
 
+    _audit: Audit
+
     def __init__(
         self,
         holder: str,
@@ -76,53 +86,49 @@ class Scheduler:
     ) -> None:
         self.holder, self.term = holder, term
         self._clock, self._interruptible = clock, interruptible
-        self._strategy = Strategy(settings.PLACEMENT_STRATEGY)
         self._heard: dict[str, float] = {}
         self._stopped: dict[tuple[str, Token], float] = {}
         self.start_over()
 
     def start_over(self) -> None:
-        """After anything went wrong, and at first: read again what was not acknowledged, send again what is
-        outstanding, and give every executor a full period before it counts as lost."""
+        """After anything went wrong, and at first: read again what was not acknowledged and all that is remembered,
+        send again what is outstanding, and give every executor a full period before it counts as lost."""
         self._unacknowledged = True
         self._resend = True
-        self._due: list[datetime] | None = None
-        self._quiet_since = self._last_pass = self._clock()
+        self._mirror: Mirror | None = None
+        self._quiet_since = self._last_pass = self._renewed = self._clock()
+        self._none_lost_before = 0.0
 
     def run_pass(self, block_seconds: float = 0) -> Pass:
         """One pass; waits up to `block_seconds` for something to happen first.
 
-        Raises LostLeadership, redis.RedisError or a database error: nothing is lost then, and after `start_over` the
-        next pass takes it up again.
+        Raises LostLeadership, WrongMemory, redis.RedisError or a database error: nothing is lost then, and after
+        `start_over` the next pass takes it up again.
         """
         client = broker.client()
         batch = self._receive(client, block_seconds)
         requests = [event for event in batch.events if isinstance(event, PassRequest)]
         now = timezone.now()
         _reach("received", batch.events)
+        mirror = self._catch_up([event for event in batch.events if isinstance(event, Wake)], now)
         with transaction.atomic():
             leadership.renew(self.holder, self.term)
             outcome = apply(batch.events, now, self._may_stop)
+            mirror.take(outcome, now)
             ledger = Ledger(now)
-            executors = snapshot.load_executors()
-            lost = self._lose_silent(executors, ledger) if batch.drained else []
-            live = self._expire(snapshot.load_live(), lost, ledger)
-            cluster = snapshot.build_cluster(executors, live)
-            placements, more = self._choose(cluster, now)
-            placed = ledger.place(placements) if placements else []
-            waiting = _waiting(cluster, now) if requests else {}
+            lost = self._lose_silent(mirror, ledger) if batch.drained else []
+            self._expire(mirror, lost, ledger)
+            placed, more = self._place(mirror, ledger)
+            waiting = _waiting(mirror.cluster(), now) if requests else {}
             outcome.add(ledger.outcome)
-            if self._due is None:
-                self._due = _due_later(now)
             if self._resend:
                 commands.merge(outcome.commands, commands.outstanding())
             _reach("before-commit", batch.events, placed)
-        self._last_pass = self._clock()
+        self._mirror = mirror
+        self._last_pass = self._renewed = self._clock()
         observing.tally.add(outcome.waits, outcome.ended)
         if outcome.lines:
             logger.info("%s", "\n".join(outcome.lines))
-        for time_due in outcome.requeued:
-            heapq.heappush(self._due, time_due)
 
         _reach("before-send", batch.events, placed)
         commands.trim(client, _passed(batch.events) | {executor.id: executor.last_command for executor in lost})
@@ -134,7 +140,7 @@ class Scheduler:
         _answer(client, requests, placed, waiting)
         if outcome.changed_jobs or outcome.changed_executors:
             broker.publish_changes(jobs=outcome.changed_jobs, executors=outcome.changed_executors)
-        return Pass(placed, more=more or not batch.drained)
+        return Pass(placed, more=more or not batch.drained or not mirror.whole or bool(mirror.doubted))
 
     # --- Receive ---------------------------------------------------------------------------------------------
 
@@ -166,10 +172,49 @@ class Scheduler:
         return batch
 
     def _seconds_to_next_due(self) -> float:
-        """How long until a re-queued job may be placed again; infinite where none waits for its time."""
-        if not self._due:
-            return float("inf")
-        return max(0.0, (self._due[0] - timezone.now()).total_seconds())
+        """How long until a re-queued job may be placed again, or the next piece is to be audited."""
+        if self._mirror is None:
+            return 0.0
+        to_audit = max(0.0, self._audit.next_at - self._clock())
+        return min(to_audit, self._mirror.seconds_to_next_due(timezone.now()))
+
+    # --- Catch up ------------------------------------------------------------------------------------------------
+
+    def _catch_up(self, wakes: Sequence[Wake], now: datetime) -> Mirror:
+        """What is remembered, with what others changed since the last pass. Until the pass is committed nothing counts
+        as remembered: whatever fails, the next one reads everything again."""
+        mirror, self._mirror = self._mirror, None
+        if mirror is None:
+            mirror = tracking.load(Strategy(settings.PLACEMENT_STRATEGY), self._keep_lease)
+            self._audit = Audit(mirror, self._clock)
+        else:
+            self._read_named(mirror, wakes, now)
+        if not mirror.whole:
+            mirror.read_queue(QUEUE_READ_PER_PASS, now)
+        elif self._clock() >= self._audit.next_at:
+            self._audit.step(now)
+        self._keep_lease()
+        return mirror
+
+    def _read_named(self, mirror: Mirror, wakes: Sequence[Wake], now: datetime) -> None:
+        job_ids, executor_ids = set(mirror.doubted), set()
+        for wake in wakes:
+            job_ids.update(filter(None, map(_uuid, wake.job_ids)))
+            executor_ids.update(wake.executor_ids)
+            first, last = _uuid(wake.first_job_id), _uuid(wake.last_job_id)
+            if first is not None and last is not None:
+                mirror.look_at_range(first, last, now)
+            elif not wake.job_ids and not wake.executor_ids:
+                self._audit.begin()
+        if changed := mirror.look_at_executors(executor_ids):
+            self._none_lost_before = 0.0
+        mirror.look_at_jobs(job_ids | set(mirror.doubted) if changed else job_ids, now)
+
+    def _keep_lease(self) -> None:
+        """Reading a lot takes longer than the lease lasts. Raises LostLeadership."""
+        if self._clock() - self._renewed > settings.LEASE_SECONDS / 3:
+            leadership.renew(self.holder, self.term)
+            self._renewed = self._clock()
 
     # --- Apply -----------------------------------------------------------------------------------------------
 
@@ -188,61 +233,81 @@ class Scheduler:
 
     # --- Expire ----------------------------------------------------------------------------------------------
 
-    def _lose_silent(self, executors: Sequence[Executor], ledger: Ledger) -> list[Executor]:
-        """The executors of which nothing was heard for three heartbeats, now marked as lost."""
+    def _lose_silent(self, mirror: Mirror, ledger: Ledger) -> list[Executor]:
+        """The executors of which nothing was heard for three heartbeats, now marked as lost. All are looked at only
+        when one of them can have been silent for so long."""
         patience = settings.MISSED_HEARTBEATS_TO_LOSE * settings.HEARTBEAT_INTERVAL
         now = self._clock()
-        silent = [
-            executor
-            for executor in executors
-            if executor.state != Executor.State.LOST
-            and now - max(self._heard.get(executor.id, self._quiet_since), self._quiet_since) > patience
-        ]
-        ledger.outcome.lines += registry.lose(silent, ledger.now)
-        ledger.outcome.changed_executors |= {executor.id for executor in silent}
-        return silent
+        if now <= self._none_lost_before:
+            return []
+        heard = {name: max(self._heard.get(name, 0.0), self._quiet_since) for name in mirror.present}
+        silent = [name for name, at in heard.items() if now - at > patience]
+        self._heard = heard
+        self._none_lost_before = min((at for at in heard.values() if now - at <= patience), default=now) + patience
+        lost = list(Executor.objects.select_for_update().filter(id__in=silent).order_by("name", "id")) if silent else []
+        ledger.outcome.lines += registry.lose(lost, ledger.now)
+        ledger.outcome.changed_executors |= {executor.id for executor in lost}
+        ledger.outcome.executors |= {executor.id: executor for executor in lost}
+        return lost
 
-    def _expire(self, live: Sequence[LiveAttempt], lost: Sequence[Executor], ledger: Ledger) -> list[LiveAttempt]:
-        """Close the attempts on lost executors, stop those that overran or that a person wants ended; returns those
-        that still hold resources."""
+    def _expire(self, mirror: Mirror, lost: Sequence[Executor], ledger: Ledger) -> None:
+        """Close the attempts on lost executors, stop those that overran or that a person wants ended."""
+        overdue = mirror.overdue(ledger.now)
+        concerned = {attempt.job_id for attempt in overdue} | mirror.aborting | mirror.orphans
+        if not concerned and not lost:
+            return
         lost_ids = {executor.id for executor in lost} | {None}
-        closing = {attempt.id for attempt in live if attempt.executor_id in lost_ids}
-        given_up = {attempt.id for attempt in live if _starts_for(attempt, ledger.now, TIMEOUT_MARGIN)} - closing
-        closed = closing | given_up
-        stopping = {
-            attempt.id: why for attempt in live if attempt.id not in closed and (why := _to_stop(attempt, ledger.now))
-        }
-        if closed:
-            for attempt in ledger.load(Q(id__in=closed)):
+        attempts = ledger.load(Q(executor_id__in=lost_ids)) if lost else []
+        concerned -= {attempt.job_id for attempt in attempts}
+        attempts += ledger.load(one_of("job_id", concerned))
+        for attempt in attempts:
+            concerned.discard(attempt.job_id)
+            seen = snapshot.live_of(attempt)
+            if attempt.executor_id in lost_ids:
                 forgotten = "" if attempt.executor_id else f"The executor {attempt.executor_name} was forgotten."
-                lost_or_stuck = EndReason.EXECUTOR_LOST if attempt.id in closing else EndReason.START_TIMEOUT
-                ledger.close(attempt, lost_or_stuck, forgotten)
-        if stopping:
-            for attempt in ledger.load(Q(id__in=stopping)):
-                ledger.request_stop(attempt, stopping[attempt.id])
+                ledger.close(attempt, EndReason.EXECUTOR_LOST, forgotten)
+            elif timeouts.is_given_up(seen, ledger.now):
+                ledger.close(attempt, EndReason.START_TIMEOUT)
+            elif why := timeouts.why_stop(seen, ledger.now):
+                ledger.request_stop(attempt, why)
         ledger.write()
-        return [attempt for attempt in live if attempt.id not in closed]
+        mirror.take(ledger.outcome, ledger.now)
+        for attempt in attempts:
+            mirror.take_attempt(attempt, ledger.now)
+        for job_id in concerned:
+            mirror.doubt(job_id)
 
     # --- Place -----------------------------------------------------------------------------------------------
 
-    def _choose(self, cluster: Cluster, now: datetime) -> tuple[list[Placement], bool]:
-        """The placements of this pass, taken from what is free in `cluster`, and whether there may be more."""
-        while self._due and self._due[0] <= now:
-            heapq.heappop(self._due)
-        placer = Placer(cluster.executors, self._strategy)
-        placements: list[Placement] = []
-        after: queue.Position | None = None
-        while True:
-            cpu, memory = placer.largest_room()
-            if cpu <= 0 or memory <= 0:
-                return placements, False
-            chunk = queue.read(now, after, placer.blocked, cpu, memory)
-            placements += [placement for job in chunk if (placement := placer.place(job)) is not None]
-            if len(chunk) < queue.CHUNK:
-                return placements, False
-            if len(placements) >= PLACEMENTS_PER_PASS:
-                return placements, True
-            after = queue.Position(chunk[-1].priority, chunk[-1].id)
+    def _place(self, mirror: Mirror, ledger: Ledger) -> tuple[list[Attempt], bool]:
+        """Place what fits, and say whether there may be more.
+
+        Decided from memory, then held against the rows, which are locked until the commit: an executor that is not as
+        it was remembered gets nothing, a job that is not PENDING any more no attempt. Last, what the database counts
+        on those executors is held against what they have. Raises WrongMemory where that is more.
+        """
+        mirror.release_due(ledger.now)
+        placements, more = mirror.state.place(PLACEMENTS_PER_PASS)
+        if not placements:
+            return [], more
+        names = {placement.executor_id for placement in placements}
+        rows = dict(ledger.lock_executors(names))
+        changed = {name for name in names if not mirror.agrees(name, rows.get(name))}
+        placed = ledger.place([item for item in placements if item.executor_id not in changed])
+        for attempt in placed:
+            mirror.take_attempt(attempt, ledger.now)
+        made = {attempt.job_id for attempt in placed}
+        refused = [item for item in placements if item.job_id not in made]
+        for item in refused:
+            if item.executor_id in changed:
+                mirror.state.placement_refused(item.job_id)
+            else:
+                mirror.doubt(item.job_id)
+        for name in changed:
+            mirror.set_executor(name, rows.get(name))
+        if placed and (over := snapshot.overcommitted(row for name, row in rows.items() if name not in changed)):
+            raise WrongMemory(f"{over[0].name} would have got more than it has; nothing was placed.")
+        return placed, more or bool(refused)
 
 
 def _reach(moment: str, batch: Sequence[Event], placed: Sequence[Attempt] = ()) -> None:
@@ -253,39 +318,16 @@ def _reach(moment: str, batch: Sequence[Event], placed: Sequence[Attempt] = ()) 
         crashpoints.reach(f"{kind}-{moment}")
 
 
-def _to_stop(attempt: LiveAttempt, now: datetime) -> str:
-    """Why to stop the attempt, as StopAttempt has it; '' where it may go on or was told already."""
-    if attempt.stop_command is not None:
-        return ""
-    if attempt.abort_requested_at is not None:
-        return "abort"
-    if _starts_for(attempt, now):
-        return "start_timeout"
-    return "timeout" if _is_overdue(attempt, now) else ""
-
-
-def _starts_for(attempt: LiveAttempt, now: datetime, longer: timedelta = timedelta(0)) -> bool:
-    """Whether it has been STARTING for longer than it may, or that much longer."""
-    most = timedelta(seconds=settings.STARTING_TIMEOUT_SECONDS) + longer
-    return attempt.state == State.STARTING and now > attempt.placed_at + most
-
-
-def _is_overdue(attempt: LiveAttempt, now: datetime) -> bool:
-    if attempt.running_since is None:
-        return False
-    most = timedelta(seconds=attempt.timeout_seconds + settings.ABORT_GRACE_SECONDS) + TIMEOUT_MARGIN
-    return now > attempt.running_since + most
-
-
-def _due_later(now: datetime) -> list[datetime]:
-    """When the re-queued jobs that wait for their time may be placed: a heap."""
-    times = Job.objects.filter(state=State.PENDING, not_before__gt=now).values_list("not_before", flat=True)
-    return sorted(time_due for time_due in times if time_due is not None)
-
-
 def _passed(batch: Iterable[Event]) -> dict[str, int]:
     """The last command each agent says it has passed."""
     return {event.executor_id: event.last_command for event in batch if isinstance(event, Hello | Heartbeat)}
+
+
+def _uuid(text: str) -> UUID | None:
+    try:
+        return UUID(text)
+    except ValueError:
+        return None
 
 
 # --- Answering whoever asked for a pass --------------------------------------------------------------------------

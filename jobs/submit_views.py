@@ -11,12 +11,13 @@ from django.views.decorators.http import require_http_methods, require_POST
 
 from executors import broker
 from executors.models import Executor
-from jobs import services, snapshot
+from jobs import reasons, services
 from jobs.docker_run import NotDockerRun, parse_docker_run
 from jobs.forms import JobForm
 from jobs.listing import as_job_id
 from jobs.models import Job
 from jobs.scheduling.room import could_ever_fit, fits
+from jobs.snapshot import requirements_of
 from jobs.snippets import as_curl, as_python, body_of
 from jobs.submission import InvalidSubmission, JobSubmission, parse_submission
 
@@ -130,7 +131,6 @@ def preview_context(request: HttpRequest, form: JobForm) -> dict[str, Any]:
 def fit_of(submission: JobSubmission) -> Fit:
     """Where the job would fit, as the scheduler sees it."""
     job = Job(**submission.job_fields())
-    needs = snapshot.requirements_of(job)
-    executors = snapshot.build_cluster(snapshot.load_executors(), snapshot.load_live()).executors
+    needs, executors = requirements_of(job), reasons.cluster().executors
     now = sum(fits(needs, executor) for executor in executors)
-    return Fit(now, sum(could_ever_fit(needs, executor) for executor in executors), snapshot.never_fits(job))
+    return Fit(now, sum(could_ever_fit(needs, executor) for executor in executors), reasons.never_fits(job))

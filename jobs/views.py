@@ -20,7 +20,7 @@ from jobs.applied import rows_of
 from jobs.lifecycle import LIVE
 from jobs.masking import masked
 from jobs.models import ContainerSettings, Job
-from jobs.snapshot import why_waiting
+from jobs.reasons import why_waiting
 from jobs.timeline import happenings, steps
 from jobs.usage import report, samples_of
 

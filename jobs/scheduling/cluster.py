@@ -59,7 +59,11 @@ class ClusterState:
             self._rebuild = True
 
     def attempt_started(self, job_id: UUID, executor_id: str, requirements: Requirements, gpus: list[int]) -> None:
-        """A live attempt that `place` did not decide, such as one found in the database."""
+        """A live attempt that `place` did not decide, such as one found in the database. Saying so twice changes
+        nothing."""
+        known = self._tracked.get(job_id.int)
+        if known is not None and _held(known) == (executor_id, gpus, *_amounts(requirements)):
+            return
         self.job_removed(job_id)
         self.attempt_ended(job_id)
         job = Tracked(PendingJob(job_id, "", requirements), Shape("", requirements, self._table.undemanding))
@@ -75,6 +79,13 @@ class ClusterState:
             del self._tracked[job_id.int]
             self._held[job.executor_id].remove(job)
             self._changed.add(job.executor_id)
+
+    def placement_refused(self, job_id: UUID) -> None:
+        """A placement was not carried out; the job waits as before."""
+        job = self._tracked.get(job_id.int)
+        if job is not None and job.executor_id is not None:
+            self.attempt_ended(job_id)
+            self.job_added(job.job)
 
     def job_added(self, job: PendingJob) -> None:
         """A job was submitted, or queued again after its attempt ended. Saying so twice changes nothing."""
@@ -113,6 +124,22 @@ class ClusterState:
             self._drop(shape)
 
     # --- What is ------------------------------------------------------------------------------------------------
+
+    def view(self, executor_id: str) -> ExecutorView | None:
+        """An executor as it was last described, with nothing running on it."""
+        return self._views.get(executor_id)
+
+    def executor_ids(self) -> list[str]:
+        return list(self._views)
+
+    def attempts_on(self, executor_id: str) -> list[UUID]:
+        """The jobs that have a live attempt there."""
+        return [job.job_id for job in self._held.get(executor_id, ())]
+
+    def pending_job(self, job_id: UUID) -> PendingJob | None:
+        """The job, if it waits."""
+        job = self._tracked.get(job_id.int)
+        return job.job if job is not None and job.executor_id is None else None
 
     def pending(self) -> Iterator[PendingJob]:
         """The jobs that wait, in no order."""
@@ -207,6 +234,14 @@ class ClusterState:
         """The shape's last job has gone."""
         shape.kind.users -= 1
         del self._shapes[shape.digest]
+
+
+def _held(job: Tracked) -> tuple[str | None, list[int], int, int]:
+    return job.executor_id, job.gpu_indices, *_amounts(job.requirements)
+
+
+def _amounts(requirements: Requirements) -> tuple[int, int]:
+    return requirements.cpu_millicores, requirements.memory_bytes
 
 
 def new_state(

@@ -12,7 +12,8 @@ from executors.broker import keys
 from executors.models import Executor, ExecutorEvent
 from jobs.lifecycle import State
 from jobs.models import Attempt
-from jobs.snapshot import never_fits, view_of
+from jobs.reasons import never_fits
+from jobs.snapshot import view_of
 from tests.rows import make_executor, make_job
 
 pytestmark = pytest.mark.usefixtures("db", "redis_client")

@@ -4,10 +4,13 @@ from typing import Any
 
 from django.db.models.functions import Now
 
+from agent.protocol import Wake
+from executors import broker
 from jobs import leadership
 from jobs.models import Attempt, Job, SchedulerLease
 from jobs.scheduler import Scheduler
-from tests.jobs.node import Node, submit
+from tests.jobs import node as nodes
+from tests.jobs.node import Node
 
 
 class Clock:
@@ -25,6 +28,13 @@ def new_leader(clock: Clock) -> Scheduler:
     term = leadership.acquire(holder)
     assert term is not None
     return Scheduler(holder, term, clock)
+
+
+def submit(**fields: Any) -> Job:
+    """A PENDING job, as `tests.jobs.node.submit` makes it, of which the scheduler is told."""
+    job = nodes.submit(**fields)
+    broker.send_event(Wake(job_ids=[str(job.id)]))
+    return job
 
 
 def settle(leader: Scheduler) -> list[Attempt]:

@@ -11,8 +11,8 @@ from pytest_django import Settings
 from agent.protocol import StopAttempt
 from jobs.models import Attempt, Job
 from jobs.scheduler import Scheduler
-from tests.jobs.node import Node, submit
-from tests.jobs.passes import Clock, fresh, run, settle
+from tests.jobs.node import Node
+from tests.jobs.passes import Clock, fresh, run, settle, submit
 
 pytestmark = pytest.mark.django_db
 
@@ -73,9 +73,11 @@ def test_a_job_that_an_agent_never_starts_is_taken_from_it_and_queued_again(
     settle(leader)
     node.receive()
     Attempt.objects.update(placed_at=timezone.now() - timedelta(seconds=590))
+    leader.start_over()
     settle(leader)
     assert node.receive() == []
     Attempt.objects.update(placed_at=timezone.now() - timedelta(seconds=610))
+    leader.start_over()
     settle(leader)
     [stop] = node.receive()
     assert isinstance(stop, StopAttempt) and (stop.job_id, stop.why) == (str(job.id), "start_timeout")
@@ -95,9 +97,11 @@ def test_a_job_whose_agent_does_not_even_obey_is_given_up_there(
     settle(leader)
     node.receive()
     Attempt.objects.update(placed_at=timezone.now() - timedelta(seconds=610))
+    leader.start_over()
     settle(leader)
     node.receive()
     Attempt.objects.update(placed_at=timezone.now() - timedelta(seconds=910))
+    leader.start_over()
     settle(leader)
     attempt = job.attempts.get(number=1)
     assert (attempt.state, attempt.reason) == ("FAILED", "start_timeout")
@@ -139,6 +143,7 @@ def test_a_node_whose_clock_is_off_changes_no_decision_and_no_duration(
             running_since=heard - timedelta(seconds=seconds),
             started_at=heard + timedelta(minutes=minutes) - timedelta(seconds=seconds),
         )
+        leader.start_over()
 
     ran_for(360, overdue)
     settle(leader)

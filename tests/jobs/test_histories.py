@@ -37,6 +37,7 @@ from agent.protocol import (
     Keys,
     StartAttempt,
     StopAttempt,
+    Wake,
     decode,
     encode,
 )
@@ -49,8 +50,7 @@ from jobs.management.commands.checkinvariants import all_jobs, executor_facts
 from jobs.models import Attempt, Job
 from jobs.reconcile import Token
 from jobs.scheduler import Scheduler
-from tests.jobs.node import submit
-from tests.jobs.passes import Clock, new_leader
+from tests.jobs.passes import Clock, new_leader, submit
 
 GB = 1024**3
 CORES = 2000
@@ -242,7 +242,9 @@ class Histories(RuleBasedStateMachine):
     def abort(self, which: int) -> None:
         jobs = [job for job in Job.objects.order_by("id") if not job.is_final]
         if jobs:
-            transitions.request_abort(jobs[which % len(jobs)], timezone.now())
+            job = jobs[which % len(jobs)]
+            transitions.request_abort(job, timezone.now())
+            self.client.xadd(Keys().events, {FIELD: encode(Wake(job_ids=[str(job.id)]))})
 
     # --- the scheduler
 

@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jobs.scheduling.placement import PendingJob, Placement, Placer, Strategy, place
+from jobs.scheduling.cluster import new_state
+from jobs.scheduling.placement import PendingJob, Placement, Strategy
 from jobs.scheduling.room import ExecutorView, GpuDevice, Requirements, Room, fits, shape_of, take
 
 MODELS = ["NVIDIA A100-SXM4-40GB", "NVIDIA H100 PCIe", "Tesla T4"]
@@ -22,6 +23,12 @@ def job(number: int, cpu: int = 1000, memory: int = 1, gpu: str = "", gpus: int 
     labels = more.pop("labels", {})
     needs = Requirements(cpu, memory, gpu, gpus, labels)  # type: ignore[arg-type]
     return PendingJob(UUID(int=number), shape_of(cpu, memory, gpu, gpus, labels), needs, **more)  # type: ignore[arg-type]
+
+
+def place(
+    jobs: list[PendingJob], executors: list[ExecutorView], strategy: Strategy = Strategy.FIRST_FIT
+) -> list[Placement]:
+    return new_state(executors, jobs, strategy).place()[0]
 
 
 def where(placements: list[Placement]) -> dict[int, str]:
@@ -83,30 +90,6 @@ def test_nothing_is_ever_over_committed_and_no_gpu_shared(
             assert need.labels.items() <= view.labels.items()
 
 
-@given(executors_of_any_kind, jobs_of_any_kind)
-def test_first_fit_places_as_trying_every_executor_for_every_job_would(
-    executors: list[ExecutorView], jobs: list[PendingJob]
-) -> None:
-    expected = {}
-    naive = copy.deepcopy(executors)
-    for item in sorted(jobs, key=lambda item: (-item.priority, item.id)):
-        for view in naive:
-            if fits(item.requirements, view):
-                take(item.requirements, view)
-                expected[item.id.int] = view.id
-                break
-    assert where(place(jobs, executors)) == expected
-
-
-@given(executors_of_any_kind, jobs_of_any_kind, st.sampled_from(Strategy))
-def test_what_was_left_waiting_fits_nowhere(
-    executors: list[ExecutorView], jobs: list[PendingJob], strategy: Strategy
-) -> None:
-    placed = where(place(jobs, executors, strategy))
-    left = [item for item in jobs if item.id.int not in placed]
-    assert not any(fits(item.requirements, view) for item in left for view in executors)
-
-
 # --- Order and choice ------------------------------------------------------------------------------------------
 
 
@@ -137,26 +120,19 @@ def test_a_job_that_avoids_an_executor_does_not_keep_the_next_of_its_shape_from_
 
 
 def test_best_fit_fills_the_fullest_and_spread_the_emptiest() -> None:
-    def executors() -> list[ExecutorView]:
-        used = executor("used")
-        used.free.cpu_millicores -= 2000
-        return [executor("idle"), used]
+    def where_the_second_goes(strategy: Strategy) -> str:
+        state = new_state([executor("idle"), executor("used")], [job(2)], strategy)
+        state.attempt_started(UUID(int=1), "used", Requirements(2000, 1), [])
+        return where(state.place()[0])[2]
 
-    assert where(place([job(1)], executors(), Strategy.BEST_FIT)) == {1: "used"}
-    assert where(place([job(1)], executors(), Strategy.SPREAD)) == {1: "idle"}
+    assert where_the_second_goes(Strategy.BEST_FIT) == "used"
+    assert where_the_second_goes(Strategy.SPREAD) == "idle"
 
 
 def test_gpus_are_chosen_by_part_of_the_model_in_any_case_and_by_index() -> None:
     view = executor("a", gpus=("Tesla T4", "NVIDIA A100-SXM4-40GB", "NVIDIA A100-SXM4-40GB"))
     placements = place([job(1, gpu="a100", gpus=1), job(2, gpu="any", gpus=2)], [view])
     assert [placement.gpu_indices for placement in placements] == [[1], [0, 2]]
-
-
-def test_a_shape_that_did_not_fit_is_not_tried_again() -> None:
-    placer = Placer([executor("a", cpu=500)])
-    assert placer.place(job(1)) is None
-    assert placer.blocked == {job(1).shape}
-    assert placer.largest_room() == (500, 8)
 
 
 # --- Shapes ----------------------------------------------------------------------------------------------------

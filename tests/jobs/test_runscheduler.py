@@ -211,7 +211,7 @@ def test_a_leader_that_was_paused_past_its_lease_writes_nothing_and_stands_by(sc
 
 
 SUBMIT = """
-from tests.jobs.node import submit
+from tests.jobs.passes import submit
 for _ in range(20):
     submit(cpu_millicores=100, memory_bytes=1)
 """

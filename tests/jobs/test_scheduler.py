@@ -11,6 +11,7 @@ from django.db import OperationalError
 from django.utils import timezone
 from pytest_django import Settings
 
+import executors.services
 from agent.protocol import (
     CONSUMER_GROUP,
     FIELD,
@@ -23,13 +24,15 @@ from agent.protocol import (
     Wake,
     encode,
 )
+from executors import broker
 from executors.models import Executor
 from jobs import commands, leadership, scheduler, services
 from jobs.leadership import LostLeadership
 from jobs.models import Attempt, Job
 from jobs.scheduler import Scheduler
-from tests.jobs.node import GB, Node, submit
-from tests.jobs.passes import Clock, fresh, new_leader, run, settle
+from jobs.scheduling.cluster import ClusterState
+from tests.jobs.node import GB, Node
+from tests.jobs.passes import Clock, fresh, new_leader, run, settle, submit
 
 pytestmark = pytest.mark.django_db
 
@@ -128,9 +131,9 @@ def test_gpus_are_given_by_index_and_never_shared(redis_client: redis.Redis, lea
 
 def test_a_closed_or_unhealthy_executor_gets_nothing(leader: Scheduler, node: Node) -> None:
     job = submit()
-    Executor.objects.update(schedulable=False)
+    executors.services.cordon("n1")
     assert settle(leader) == []
-    Executor.objects.update(schedulable=True)
+    executors.services.resume("n1")
     node.heartbeat(problem="Docker does not answer.")
     assert settle(leader) == []
     node.heartbeat()
@@ -141,7 +144,6 @@ def test_more_jobs_than_one_pass_places_follow_at_once(
     leader: Scheduler, redis_client: redis.Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(scheduler, "PLACEMENTS_PER_PASS", 2)
-    monkeypatch.setattr("jobs.queue.CHUNK", 2)
     Node(redis_client, cores=7, gb=64).hello()
     for number in range(9):
         submit(priority=number % 2)
@@ -186,14 +188,14 @@ def test_a_platform_failure_goes_to_another_executor_and_later_waits_for_its_tim
     assert job.not_before is not None
     assert 4 < (job.not_before - timezone.now()).total_seconds() <= 5
     Job.objects.update(not_before=timezone.now())
+    leader.start_over()
     settle(leader)
     assert fresh(job).executor_id == "n1"
 
 
 def test_the_wait_for_events_ends_when_a_requeued_job_is_due(leader: Scheduler, node: Node) -> None:
-    job = submit()
+    job = submit(platform_failures=1)
     settle(leader)
-    Job.objects.update(platform_failures=1)
     node.receive()
     node.finished(job, "engine_error", exit_code=None)
     settle(leader)
@@ -255,14 +257,15 @@ def test_a_job_aborted_while_it_was_being_placed_is_left_alone(
     leader: Scheduler, node: Node, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     job = submit()
-    choose = Scheduler._choose
+    choose = ClusterState.place
 
-    def choose_then_abort(self: Scheduler, *args: Any) -> Any:
-        chosen = choose(self, *args)
-        services.abort(job.id)
+    def choose_then_abort(self: ClusterState, limit: int) -> Any:
+        chosen = choose(self, limit)
+        if chosen[0]:
+            services.abort(job.id)
         return chosen
 
-    monkeypatch.setattr(Scheduler, "_choose", choose_then_abort)
+    monkeypatch.setattr(ClusterState, "place", choose_then_abort)
     assert settle(leader) == []
     assert fresh(job).state == "ABORTED"
     assert not Attempt.objects.exists()
@@ -439,6 +442,7 @@ def test_a_leader_that_stood_still_gives_every_executor_a_full_period(
 def test_the_attempts_of_a_forgotten_executor_are_queued_again(leader: Scheduler, node: Node) -> None:
     job = run(leader, node)
     Executor.objects.all().delete()
+    broker.send_event(Wake(executor_ids=["n1"]))
     settle(leader)
     attempt = Attempt.objects.get()
     assert (attempt.reason, attempt.executor_name) == ("executor_lost", "n1")
@@ -453,9 +457,11 @@ def test_an_attempt_far_over_its_timeout_is_stopped_and_has_failed_by_it(leader:
     job = run(leader, node, timeout_seconds=60, max_retries=0)
     assert node.receive() == []
     Attempt.objects.update(placed_at=timezone.now() - timedelta(minutes=10))
+    leader.start_over()
     settle(leader)
     assert node.receive() == []
     Attempt.objects.update(running_since=timezone.now() - timedelta(minutes=7))
+    leader.start_over()
     settle(leader)
     [stop] = node.receive()
     assert isinstance(stop, StopAttempt) and stop.why == "timeout"

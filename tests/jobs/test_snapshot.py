@@ -6,8 +6,9 @@ from django.utils import timezone
 from executors.models import Executor
 from jobs import leadership
 from jobs.models import Attempt, Job
+from jobs.reasons import never_fits, why_waiting
 from jobs.scheduling.placement import Placement
-from jobs.snapshot import build_cluster, load_executors, load_live, never_fits, why_waiting
+from jobs.snapshot import build_cluster, load_executors, load_live
 from jobs.transitions import Ledger
 from tests.jobs.node import GB, submit
 

@@ -20,7 +20,7 @@ from jobs import leadership
 from jobs.background import chores
 from jobs.leadership import LostLeadership
 from jobs.logformat import EachLine
-from jobs.scheduler import Scheduler
+from jobs.scheduler import Scheduler, WrongMemory
 
 logger = logging.getLogger("jobs.scheduler")
 
@@ -130,7 +130,7 @@ def run_once(stop: StopSignal) -> None:
                 pass
         finally:
             leadership.release(holder, term)
-    except (redis.RedisError, DatabaseFailure, LostLeadership) as error:
+    except (redis.RedisError, DatabaseFailure, LostLeadership, WrongMemory) as error:
         raise CommandError(f"The pass was not finished: {one_line(error)}") from error
 
 
@@ -170,12 +170,15 @@ def lead(scheduler: Scheduler, stop: StopSignal, trouble: "Trouble") -> None:
                 block = 0.0 if scheduler.run_pass(block).more else settings.JOB_POLL_INTERVAL
                 trouble.over("the database")
                 trouble.over("Redis")
+                trouble.over("what this process remembers")
                 continue
             except redis.RedisError as error:
                 trouble.met("Redis", error)
             except DatabaseFailure as error:
                 trouble.met("the database", error)
                 connection.close()
+            except WrongMemory as error:
+                trouble.met("what this process remembers", error)
             block = 0.0
             scheduler.start_over()
             stop.wait(RETRY_SECONDS)
