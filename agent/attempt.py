@@ -106,7 +106,7 @@ class Attempt:
         self._may_join, self._sandbox_ids = True, set[str]()
         self._generation = node.engine.generation
         self._killed_by_other = self._engine_restarted = False
-        self._saw_oom = False
+        self._saw_oom = self._reported = False
         self._ended_by = ""
         self._told = 0.0
         if record.stop:
@@ -157,20 +157,27 @@ class Attempt:
         except Exception as error:
             logger.exception("%s failed in the agent", self)
             finished = self._finished(Verdict("engine_error", f"The agent failed: {error!r}"))
-        crashpoints.reach("container-ended")
-        await asyncio.shield(self._on_finished(self, finished))
-        crashpoints.reach("end-reported")
+        await self._report(finished)
         self._node.state.forget(self.start)
         crashpoints.reach("attempt-forgotten")
         await self._remove()
+
+    async def _report(self, finished: AttemptFinished) -> None:
+        """Tell its end, once. The record stays until everything is done, so another agent may tell it again."""
+        if not self._reported:
+            self._reported = True
+            crashpoints.reach("container-ended")
+            await asyncio.shield(self._on_finished(self, finished))
+            crashpoints.reach("end-reported")
 
     async def _live(self) -> AttemptFinished:
         container, stream = await self._begin()
         if container is None:
             return self._finished(Verdict("container_gone", REMOVED))
-        buffer = self._node.config.log_buffer_bytes
-        output = Output(self._node.engine, container.id, self._log_writer(), buffer, stream)
+        buffer, writer = self._node.config.log_buffer_bytes, self._log_writer()
+        output = Output(self._node.engine, container.id, writer, buffer, stream)
         shipping = asyncio.create_task(output.ship(self._exited, self.look), name=f"output of {self}")
+        stuck = asyncio.create_task(writer.stuck.wait())
         try:
             if not container.ended:
                 self._node.link.send(
@@ -189,10 +196,15 @@ class Attempt:
                 container = await self._watch(container)
             self._exited.set()
             crashpoints.reach("output-unshipped")
+            await asyncio.wait({shipping, stuck}, return_when=asyncio.FIRST_COMPLETED)
+            if not shipping.done():
+                logger.info("%s ended; its log waits for the archive", self)
+                await self._report(await self._end(container, output))
             await shipping
         finally:
-            shipping.cancel()
-            await asyncio.gather(shipping, return_exceptions=True)
+            for task in (shipping, stuck):
+                task.cancel()
+            await asyncio.gather(shipping, stuck, return_exceptions=True)
         return await self._end(container, output)
 
     async def _begin(self) -> tuple[Facts | None, Stream | None]:

@@ -11,7 +11,7 @@ import logging
 import struct
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 
 import redis.asyncio
@@ -26,7 +26,8 @@ MAX_LINE = 64 * 1024
 """Bytes; a longer line is stored as several elements."""
 LONGEST_PAUSE = 2.0
 """Seconds between two tries to append while the archive lags behind."""
-TRIES_TO_TELL = 20
+TRIES_TO_TELL = 15
+"""In vain, over about six seconds."""
 REPLACEMENT = "\N{REPLACEMENT CHARACTER}".encode()
 
 
@@ -188,6 +189,11 @@ def stamp(moment: datetime) -> bytes:
     return moment.strftime("%Y-%m-%dT%H:%M:%S.%fZ").encode()
 
 
+def note(text: str) -> bytes:
+    """A line that the system itself puts into a log."""
+    return b"%s stderr [workload-runner] %s" % (stamp(datetime.now(UTC)), text.encode())
+
+
 # --- Redis -----------------------------------------------------------------------------------------------------
 
 
@@ -230,6 +236,13 @@ if attempt > current then
         lines = tonumber(archived)
         redis.call('DEL', list)
         redis.call('HSET', meta, 'lines', lines, 'dropped', lines, 'bytes', 0, 'unarchived', 0)
+    end
+    if current > 0 and redis.call('HGET', meta, 'complete') ~= '1' then
+        local note = ARGV[3] .. current .. ARGV[4]
+        redis.call('RPUSH', list, note)
+        lines = redis.call('HINCRBY', meta, 'lines', 1)
+        redis.call('HINCRBY', meta, 'bytes', #note)
+        redis.call('HINCRBY', meta, 'unarchived', #note)
     end
     redis.call('HSET', meta, 'begin:' .. attempt, lines)
     redis.call('HSET', meta, 'attempt', attempt, 'shipped', 0, 'first', '', 'last', '',
@@ -346,10 +359,15 @@ class LogWriter:
         self._tell = client.register_script(_TELL)
         self._shipped = 0
         self._told = NO_TAILS
+        self.stuck = asyncio.Event()
+        """Set while `append` has been waiting for the archive for so long that it may be a matter of hours."""
 
     async def open(self) -> Reached:
-        """Begin the attempt's log, or find how far it has come."""
-        first, last, *numbers = await self._run(lambda: self._open(self._keys, [self._attempt, self._job_id]))
+        """Begin the attempt's log, with a word on the attempt before where that one's is not whole, or find how far it
+        has come."""
+        cut = note("Attempt "), " was cut off here; whatever else it printed is missing"
+        arguments: list[Any] = [self._attempt, self._job_id, *cut]
+        first, last, *numbers = await self._run(lambda: self._open(self._keys, arguments))
         self._shipped, *positions = map(int, numbers)
         self._told = NO_TAILS
         return Reached(first.decode(), last.decode(), Position(*positions[:2]), Position(*positions[2:]))
@@ -374,8 +392,10 @@ class LogWriter:
         while (answer := await self._run(add)) == _FULL:
             tries += 1
             if tries == TRIES_TO_TELL:
+                self.stuck.set()
                 logger.warning("The log of job %s waits for the archive, which lags behind", self._job_id)
             await asyncio.sleep(min(0.05 * tries, LONGEST_PAUSE))
+        self.stuck.clear()
         self._shipped, self._told = answer, tails
 
     async def tell(self, tails: Tails) -> None:

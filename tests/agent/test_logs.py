@@ -161,6 +161,31 @@ def meta(client: redis.Redis, field: str) -> bytes | None:
     return client.hget("job_logs_meta:j", field)  # type: ignore[return-value]
 
 
+async def test_an_attempt_that_was_cut_off_says_so_where_the_next_begins_and_a_whole_one_says_nothing(
+    make_writer: Callable[..., LogWriter], redis_client: redis.Redis
+) -> None:
+    first, second, third = (make_writer(attempt) for attempt in (1, 2, 3))
+    await first.open()
+    await first.append([b"t stdout a"], 10, Position(1), BEGIN)
+    await second.open()
+    await second.open()
+    await second.append([b"t stdout b"], 10, Position(1), BEGIN)
+    await second.close()
+    await third.open()
+    kept = log(redis_client)
+    assert [line.split(b" ", 2)[2] for line in kept] == [
+        b"a",
+        b"[workload-runner] Attempt 1 was cut off here; whatever else it printed is missing",
+        b"b",
+    ]
+    assert (meta(redis_client, "lines"), meta(redis_client, "begin:2"), meta(redis_client, "begin:3")) == (
+        b"3",
+        b"2",
+        b"3",
+    )
+    assert int(meta(redis_client, "bytes") or 0) == sum(map(len, kept))
+
+
 async def test_a_batch_sent_again_because_its_answer_was_lost_is_written_once(
     make_writer: Callable[..., LogWriter], redis_client: redis.Redis
 ) -> None:

@@ -245,10 +245,35 @@ def test_a_redis_that_is_away_costs_no_line_and_does_not_hold_up_the_container(
         server.wait()
 
 
+def test_an_end_is_reported_though_its_log_waits_for_the_archive(
+    make_agent: MakeAgent, test_image: str, docker_client: docker.DockerClient
+) -> None:
+    agent = make_agent(AGENT_LOG_LIMIT_MB="1", AGENT_CPU_CORES="1")
+    start = agent.run(test_image, ["sh", "-c", "seq 200000; exit 3"], cpu_millicores=1000)
+    finished = agent.finished(start)
+    assert (finished.reason, finished.exit_code) == ("exit_nonzero", 3)
+    assert agent.log_meta(start)["complete"] == "0"
+    assert agent.finished(agent.run(test_image, ["true"], cpu_millicores=1000)).reason == "completed"
+    agent.kill()
+    agent.start()
+
+    def archive() -> bool:
+        """What the scheduler's process does, but for the archive itself."""
+        meta = agent.log_meta(start)
+        kept = {"archived": meta["lines"], "unarchived": 0}
+        agent.client.hset(agent.keys.job_logs_meta(start.job_id), mapping=kept)
+        return meta["complete"] == "1"
+
+    wait_for(archive, what="the whole log")
+    assert agent.texts(start)[-1] == "200000"
+    wait_for(lambda: not agent.containers(docker_client))
+    assert int(agent.log_meta(start)["shipped"]) == 200_000
+
+
 def test_a_later_attempt_takes_over_the_log(make_agent: MakeAgent, test_image: str) -> None:
     first_agent, second_agent = make_agent(), make_agent()
     assert first_agent.id != second_agent.id
-    first = first_agent.run(test_image, ["sh", "-c", "echo a; sleep 1; echo b"])
+    first = first_agent.run(test_image, ["sh", "-c", "echo a; sleep 4; echo b"])
     wait_for(lambda: first_agent.texts(first) == ["a"])
     second = second_agent.run(test_image, ["echo", "c"], job_id=first.job_id, attempt=2)
     assert second_agent.finished(second).reason == "completed"

@@ -279,7 +279,7 @@ def test_an_emptied_redis_does_not_shift_the_lines_of_a_later_attempt(job: Job, 
     write(job, lines(20, 100), attempt=2)
     archive_all(redis_client)
     redis_client.flushall()
-    write(job, lines(50, 100), attempt=2)
+    write(job, lines(50, 100), attempt=2, complete=True)
     archive_all(redis_client)
     assert whole_log(redis_client, job) == lines(150)
     assert LogArchive.objects.get(job=job).begins == {"1": 0, "2": 100}
