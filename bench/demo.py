@@ -27,8 +27,8 @@ class Demo(Cluster):
         self._run("migrate", "-v0")
         return self
 
-    def containers(self) -> list[Any]:
-        """None: the demo's agents run nothing."""
+    def _everything(self) -> list[Any]:
+        """No container: the demo's agents run nothing."""
         return []
 
     def seed(self, executors: int, jobs: int, days: float) -> None:
