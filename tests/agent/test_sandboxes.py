@@ -1,7 +1,10 @@
 """Warm network sandboxes: a job in one is as isolated as without, and none is left over, shared or used again."""
 
-import time
+import os
+import signal
+import tempfile
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import docker
@@ -10,7 +13,10 @@ import pytest
 from agent import sandbox_image
 from agent.containers import SANDBOX_MEMORY
 from agent.protocol import Hello, StartAttempt
+from script.sample_image import import_busybox
 from tests.agent.harness import MB, AgentProcess, wait_for
+from tests.faults import private_engine
+from tests.faults.private_engine import PrivateEngine
 
 pytestmark = pytest.mark.docker
 MakeAgent = Callable[..., AgentProcess]
@@ -110,7 +116,7 @@ def test_a_dead_sandbox_is_replaced_and_a_job_that_was_to_join_one_starts_withou
     wait_for(lambda: [c for c in agent.containers(docker_client) if c.status == "created"], what="its container")
     docker_client.containers.get(sandbox).remove(force=True)
     assert agent.process
-    agent.process.send_signal(18)
+    agent.process.send_signal(signal.SIGCONT)
     assert agent.finished(start).reason == "completed"
     assert "gets a network of its own" in agent.log
     wait_for(lambda: [c.id for c in agent.containers(docker_client)] == warm(agent, docker_client))
@@ -142,6 +148,35 @@ def test_an_agent_that_was_killed_leaves_no_sandbox_but_that_of_a_job_that_goes_
     wait_for(lambda: [c.id for c in agent.containers(docker_client)] == warm(agent, docker_client))
 
 
+@pytest.mark.parametrize("option", ["", "--live-restore"], ids=["containers die with it", "containers live on"])
+def test_an_engine_that_was_killed_leaves_no_dead_sandbox_to_join(
+    make_agent: MakeAgent, docker_client: docker.DockerClient, option: str
+) -> None:
+    if os.geteuid() != 0 or not private_engine.available():
+        pytest.skip("A DOCKERD OF ITS OWN NEEDS ROOT AND dockerd, so its end is not tested here")
+    with (
+        tempfile.TemporaryDirectory(prefix="engine-", dir="/tmp", ignore_cleanup_errors=True) as folder,
+        PrivateEngine(Path(folder), *filter(None, [option])) as engine,
+    ):
+        image = "workload-runner-test:latest"
+        import_busybox(engine.client, image)
+        agent = make_agent(AGENT_SANDBOX_POOL="1", DOCKER_HOST=engine.host)
+        (first,) = warm(agent, engine.client)
+        under_way = agent.run(image, ["sh", "-c", "sleep 4; echo done"])
+        assert joined(agent, under_way, engine.client) == first
+        warm(agent, engine.client, 2)
+        engine.end(signal.SIGKILL)
+        engine.start()
+        finished = agent.finished(under_way)
+        assert finished.reason == ("completed" if option else "engine_error")
+        start = agent.run(image, ["echo", "late"])
+        assert agent.finished(start).reason == "completed"
+        assert agent.texts(start) == ["late"]
+        wait_for(lambda: [c.id for c in agent.containers(engine.client)] == warm(agent, engine.client))
+        assert agent.terminate() == 0
+        assert not agent.containers(engine.client)
+
+
 def test_a_pull_does_not_keep_a_sandbox_from_others(
     agent: AgentProcess, test_image: str, docker_client: docker.DockerClient
 ) -> None:
@@ -171,5 +206,4 @@ def test_an_image_that_exposes_ports_runs_in_a_sandbox(
         assert agent.texts(start) == ["hi"]
         wait_for(lambda: image.id not in [c.image.id for c in agent.containers(docker_client)])
     finally:
-        time.sleep(0.2)
         docker_client.images.remove(image.id, force=True)

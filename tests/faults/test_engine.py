@@ -34,8 +34,8 @@ def engine(request: pytest.FixtureRequest, docker_client: docker.DockerClient) -
 
 @pytest.fixture(scope="module")
 def shared_system(engine: PrivateEngine, tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
-    """As in conftest, on the private engine."""
-    image, settings = "workload-runner-test:latest", {"DOCKER_HOST": engine.host}
+    """As in conftest, on the private engine; the witness does not outlive it, so host names must be containers' own."""
+    image, settings = "workload-runner-test:latest", {"DOCKER_HOST": engine.host, "AGENT_SANDBOX_POOL": "0"}
     with running_system(tmp_path_factory.mktemp("system"), image, engine.client, **settings) as system:
         yield system
 
