@@ -28,7 +28,7 @@ from jobs.scheduling.placement import PendingJob, Strategy
 from jobs.snapshot import Cluster, LiveAttempt, Waiting, view_of
 from jobs.transitions import Outcome
 
-EXECUTORS_READ = 200
+EXECUTORS_READ = 50
 JOBS_READ = 2000
 """Rows read by one query at most, so that none takes long."""
 

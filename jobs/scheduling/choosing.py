@@ -77,14 +77,19 @@ class Run:
     # --- Jobs in their order -------------------------------------------------------------------------------------
 
     def _try_all(self, batch: list[Entry]) -> None:
-        """Untried jobs in their order. Those of a shape with a cursor are placed right here, as `_try` would do it."""
+        """Untried jobs in their order. Those of a shape with a cursor, and those of a blocked shape, are dealt with
+        right here, as `_try` would do it."""
         held, placements, epoch, first = self._held, self._placements, self._epoch, self._table.first
+        again = self._again
         cpu, memory, ids, nowhere = self._table.free_cpu, self._table.free_memory, self._table.ids, len(self._table)
         for entry in batch:
             job = entry[2]
             shape = job.shape
             if shape.quick != epoch or job.special:
-                self._try(entry)
+                if shape.row == NOT_BLOCKED or job.special or shape in again:
+                    self._try(entry)
+                else:
+                    heappush(shape.queue, entry)
                 continue
             position = shape.cursor
             cpu_left, memory_left = cpu[position] - shape.cpu, memory[position] - shape.memory

@@ -21,6 +21,9 @@ from jobs.scheduling.waiting import NOT_BLOCKED, Blocked, Shape, Tracked, Untrie
 
 UNLIMITED = 2**63
 
+FEW_MOVED = 32
+"""Executors that join or go are put in place one by one up to this number, else all is laid out anew."""
+
 
 class ClusterState:
     """All that placement needs to know. Told what changed, `place` decides; nothing else changes it."""
@@ -36,7 +39,7 @@ class ClusterState:
         self._blocked = Blocked()
         self._table = Table([])
         self._changed: set[str] = set()  # executors to be looked at again
-        self._rebuild = False
+        self._moved: set[str] = set()  # executors that joined, went or have another name
         self._grown: set[int] = set()  # positions where room grew and blocked shapes were not tried yet
         self._epoch = 0
 
@@ -47,7 +50,7 @@ class ClusterState:
         known = self._views.get(view.id)
         self._views[view.id] = view
         if known is None or known.name != view.name:
-            self._rebuild = True
+            self._moved.add(view.id)
         elif (known.capacity, known.labels, known.closed) != (view.capacity, view.labels, view.closed):
             self._changed.add(view.id)
         else:
@@ -56,7 +59,7 @@ class ClusterState:
     def executor_removed(self, executor_id: str) -> None:
         """An executor was forgotten; what its attempts held matters no more."""
         if self._views.pop(executor_id, None) is not None:
-            self._rebuild = True
+            self._moved.add(executor_id)
 
     def attempt_started(self, job_id: UUID, executor_id: str, requirements: Requirements, gpus: list[int]) -> None:
         """A live attempt that `place` did not decide, such as one found in the database. Saying so twice changes
@@ -192,8 +195,11 @@ class ClusterState:
 
     def _settle(self) -> None:
         """Take in what changed: what is free of the executors concerned, and where room grew."""
-        if self._rebuild:
+        if len(self._moved) > FEW_MOVED:
             self._make_table_anew()
+        for executor_id in self._moved:
+            self._move(executor_id)
+        self._moved.clear()
         for executor_id in self._changed:
             position = self._table.position.get(executor_id)
             if position is None:
@@ -209,9 +215,23 @@ class ClusterState:
         if not self._blocked.shapes:
             self._grown.clear()
 
+    def _move(self, executor_id: str) -> None:
+        """An executor joined, went, or has another place."""
+        table, position, view = self._table, self._table.position.get(executor_id), self._views.get(executor_id)
+        if position is not None:
+            table.remove(position)
+            del self._held_at[position]
+            self._grown = {other - (other > position) for other in self._grown if other != position}
+        if view is not None:
+            position = table.insert(view)
+            self._held_at.insert(position, self._held.setdefault(executor_id, []))
+            self._grown = {other + (other >= position) for other in self._grown}
+            self._changed.add(executor_id)
+        self._epoch += 1
+
     def _make_table_anew(self) -> None:
-        """Executors joined, went or changed places, which is rare: every shape is tried again everywhere."""
-        self._rebuild = False
+        """Many joined, as at first: every shape is tried again everywhere."""
+        self._moved.clear()
         self._table = Table(list(self._views.values()))
         self._held_at = [self._held.setdefault(executor_id, []) for executor_id in self._table.ids]
         self._blocked = Blocked()

@@ -3,6 +3,7 @@
 CPU in millicores, memory in bytes. An executor's position is its place in the order in which first-fit tries them.
 """
 
+from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
 from operator import attrgetter
@@ -41,21 +42,61 @@ class Table:
     """The executors and what is free of each; to begin with, nothing runs on them."""
 
     def __init__(self, views: Sequence[ExecutorView]) -> None:
-        self.views = sorted(views, key=attrgetter("name", "id"))
+        self.views = sorted(views, key=_order)
         self.ids = [view.id for view in self.views]
-        self.position = {executor_id: position for position, executor_id in enumerate(self.ids)}
         self.free_gpus: list[list[GpuDevice]] = [list(view.capacity.gpus) for view in self.views]
-        self._cpu = np.array([view.capacity.cpu_millicores for view in self.views], np.int64)
-        self._memory = np.array([view.capacity.memory_bytes for view in self.views], np.int64)
-        # One item of an array is read and written three times as fast through a memoryview.
-        self.free_cpu, self.free_memory = self._cpu.data, self._memory.data
+        self._set_rooms(
+            np.array([view.capacity.cpu_millicores for view in self.views], np.int64),
+            np.array([view.capacity.memory_bytes for view in self.views], np.int64),
+        )
         self._kinds: dict[Any, Kind] = {}
         self._gpu_columns: dict[str, Integers] = {}
+        self._count_positions()
         self.undemanding = self.kind_of(Requirements(0, 0))
         self.undemanding.users = 1
 
     def __len__(self) -> int:
         return len(self.views)
+
+    # --- Who is there --------------------------------------------------------------------------------------------
+
+    def insert(self, view: ExecutorView) -> int:
+        """An executor that joined, with nothing running on it; its position. Those behind it move on by one."""
+        at = bisect_left(self.views, _order(view), key=_order)
+        room = view.capacity
+        self.views.insert(at, view)
+        self.ids.insert(at, view.id)
+        self.free_gpus.insert(at, list(room.gpus))
+        self._set_rooms(np.insert(self._cpu, at, room.cpu_millicores), np.insert(self._memory, at, room.memory_bytes))
+        for gpu_type, column in self._gpu_columns.items():
+            count = len(suitable_gpus(Requirements(0, 0, gpu_type, 1), room))
+            self._gpu_columns[gpu_type] = np.insert(column, at, count)
+        for kind in self._kinds.values():
+            kind.eligible = np.insert(kind.eligible, at, _eligible(kind.requirements, view))
+        self._count_positions()
+        return at
+
+    def remove(self, position: int) -> None:
+        """An executor that went. Those behind it move up by one."""
+        for column in (self.views, self.ids, self.free_gpus):
+            del column[position]
+        self._set_rooms(np.delete(self._cpu, position), np.delete(self._memory, position))
+        for gpu_type, counts in self._gpu_columns.items():
+            self._gpu_columns[gpu_type] = np.delete(counts, position)
+        for kind in self._kinds.values():
+            kind.eligible = np.delete(kind.eligible, position)
+        self._count_positions()
+
+    def _set_rooms(self, cpu: Integers, memory: Integers) -> None:
+        # One item of an array is read and written three times as fast through a memoryview.
+        self._cpu, self._memory = cpu, memory
+        self.free_cpu, self.free_memory = cpu.data, memory.data
+
+    def _count_positions(self) -> None:
+        self.position = {executor_id: position for position, executor_id in enumerate(self.ids)}
+        for kind in self._kinds.values():
+            if kind.gpus is not None:
+                kind.gpus = self._gpu_columns[kind.requirements.gpu_type.lower()]
 
     # --- What changes --------------------------------------------------------------------------------------------
 
@@ -179,6 +220,9 @@ class Table:
         if kind.gpus is not None:
             room &= kind.gpus[part] >= gpu_count
         return room
+
+
+_order = attrgetter("name", "id")
 
 
 def _eligible(requirements: Requirements, view: ExecutorView) -> bool:

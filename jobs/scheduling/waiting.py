@@ -110,12 +110,14 @@ class Untried:
         return self.sorted[begin : self._at]
 
     def merge(self) -> None:
-        """Keep the heap small."""
+        """Keep the heap small. What comes is mostly behind what is there, which then stays where it is."""
         if len(self.heap) > self.MERGE:
-            self.sorted = sorted(self.sorted[self._at :] + self.heap)
-            self._at, self.heap = 0, []
-        elif self._at == len(self.sorted):
-            self.sorted, self._at = [], 0
+            behind = bisect_left(self.sorted, self.heap[0], self._at)
+            self.sorted[behind:] = sorted(self.sorted[behind:] + self.heap)
+            self.heap = []
+        if self._at > len(self.sorted) // 2:
+            del self.sorted[: self._at]
+            self._at = 0
 
 
 class Blocked:

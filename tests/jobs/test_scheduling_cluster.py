@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jobs.scheduling import choosing, table, waiting
+from jobs.scheduling import choosing, cluster, table, waiting
 from jobs.scheduling.cluster import UNLIMITED, ClusterState, new_state
 from jobs.scheduling.placement import PendingJob, Placement, Strategy
 from jobs.scheduling.room import ExecutorView, GpuDevice, Requirements, Room, fits, occupy, shape_of, take
@@ -168,6 +168,7 @@ def thresholds(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) 
     """Sizes that matter only to a large cluster, so that a small one takes every path as well."""
     if request.param == "as small as can be":
         monkeypatch.setattr(choosing, "FEW", 1)
+        monkeypatch.setattr(cluster, "FEW_MOVED", 1)
         monkeypatch.setattr(table, "TRIED_SINGLY", 1)
         monkeypatch.setattr(table, "STEP", 2)
         monkeypatch.setattr(table, "KINDS_KEPT", 3)
