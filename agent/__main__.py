@@ -1,8 +1,10 @@
 """`python -m agent`: settings, log, signals; the agent itself is `agent/agent.py`."""
 
 import asyncio
+import contextlib
 import logging
 import os
+import resource
 import signal
 import sys
 from pathlib import Path
@@ -21,6 +23,7 @@ def main() -> int:
     except BadSetting as error:
         print(error, file=sys.stderr)
         return 2
+    _allow_many_files()
     try:
         asyncio.run(_run(settings, state))
     except OSError as error:
@@ -29,6 +32,13 @@ def main() -> int:
     finally:
         state.close()
     return 0
+
+
+def _allow_many_files() -> None:
+    """A running job costs an open file or two, and a process may have 1,024 where nobody raises its limit."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with contextlib.suppress(OSError, ValueError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 def _log_to(directory: Path) -> None:

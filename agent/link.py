@@ -175,12 +175,13 @@ class Link:
         body = json.dumps(images, ensure_ascii=False)
         await self.patiently(lambda: self.client.set(self.keys.images(self._executor_id), body, ex=IMAGES_KEPT_SECONDS))
 
-    async def write_job_sample(self, job_id: str, sample: dict[str, float | int]) -> None:
-        """Add a sample of a job's use; dropped while Redis is away, as it is for a chart alone."""
-        key = self.keys.job_samples(job_id)
-        pipeline = self.client.pipeline(transaction=True)
-        pipeline.xadd(key, sample, maxlen=JOB_SAMPLES_KEPT, approximate=True)  # type: ignore[arg-type]
-        pipeline.expire(key, JOB_SAMPLES_SECONDS)
+    async def write_job_samples(self, samples: list[tuple[str, dict[str, float | int]]]) -> None:
+        """Add samples of jobs' use, by job id; dropped while Redis is away, as they are for charts alone."""
+        pipeline = self.client.pipeline(transaction=False)
+        for job_id, sample in samples:
+            key = self.keys.job_samples(job_id)
+            pipeline.xadd(key, sample, maxlen=JOB_SAMPLES_KEPT, approximate=True)  # type: ignore[arg-type]
+            pipeline.expire(key, JOB_SAMPLES_SECONDS)
         with contextlib.suppress(RedisError, OSError, TimeoutError):
             async with asyncio.timeout(CALL_TIMEOUT):
                 await pipeline.execute()
