@@ -96,7 +96,7 @@ class Scheduler:
         self._unacknowledged = True
         self._resend = True
         self._mirror: Mirror | None = None
-        self._quiet_since = self._last_pass = self._renewed = self._clock()
+        self._quiet_since = self._read_at = self._renewed = self._clock()
         self._none_lost_before = 0.0
 
     def run_pass(self, block_seconds: float = 0) -> Pass:
@@ -125,7 +125,7 @@ class Scheduler:
                 commands.merge(outcome.commands, commands.outstanding())
             _reach("before-commit", batch.events, placed)
         self._mirror = mirror
-        self._last_pass = self._renewed = self._clock()
+        self._renewed = self._clock()
         observing.tally.add(outcome.waits, outcome.ended)
         if outcome.lines:
             logger.info("%s", "\n".join(outcome.lines))
@@ -162,12 +162,14 @@ class Scheduler:
             self.start_over()
             events.ensure_group(client)
             return events.Batch()
-        if self._clock() - self._last_pass > block_seconds + settings.HEARTBEAT_INTERVAL:
-            logger.warning("this process stood still; every executor gets a full period again")
-            self._quiet_since = self._clock()
-        heard = self._clock()
+        before, self._read_at = self._read_at, self._clock()
+        if self._read_at - before > block_seconds + settings.HEARTBEAT_INTERVAL:
+            logger.warning("this process, or the database, stood still; every executor gets a full period again")
+            self._quiet_since = self._read_at
         self._heard.update(
-            (executor_id, heard) for event in batch.events if (executor_id := getattr(event, "executor_id", None))
+            (executor_id, self._read_at)
+            for event in batch.events
+            if (executor_id := getattr(event, "executor_id", None))
         )
         return batch
 
@@ -235,9 +237,10 @@ class Scheduler:
 
     def _lose_silent(self, mirror: Mirror, ledger: Ledger) -> list[Executor]:
         """The executors of which nothing was heard for three heartbeats, now marked as lost. All are looked at only
-        when one of them can have been silent for so long."""
+        when one of them can have been silent for so long. What counts is the time up to which the stream was read: the
+        database may have hung since."""
         patience = settings.MISSED_HEARTBEATS_TO_LOSE * settings.HEARTBEAT_INTERVAL
-        now = self._clock()
+        now = self._read_at
         if now <= self._none_lost_before:
             return []
         heard = {name: max(self._heard.get(name, 0.0), self._quiet_since) for name in mirror.present}

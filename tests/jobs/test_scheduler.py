@@ -26,7 +26,7 @@ from agent.protocol import (
 )
 from executors import broker
 from executors.models import Executor
-from jobs import commands, leadership, scheduler, services
+from jobs import commands, crashpoints, leadership, scheduler, services
 from jobs.leadership import LostLeadership
 from jobs.models import Attempt, Job
 from jobs.scheduler import Scheduler
@@ -437,6 +437,24 @@ def test_a_leader_that_stood_still_gives_every_executor_a_full_period(
     clock.now += 1000
     settle(leader)
     assert Executor.objects.get().state == "ONLINE"
+
+
+def test_a_database_that_hangs_within_a_pass_costs_no_executor(
+    leader: Scheduler, node: Node, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def hang(name: str) -> None:
+        clock.now += 1000 if name == "wake-received" else 0
+
+    monkeypatch.setattr(crashpoints, "reach", hang)
+    broker.send_event(Wake())
+    leader.run_pass()
+    assert Executor.objects.get().state == "ONLINE"
+    settle(leader)
+    assert Executor.objects.get().state == "ONLINE"
+    for _ in range(4):
+        clock.now += 29
+        settle(leader)
+    assert Executor.objects.get().state == "LOST"
 
 
 def test_the_attempts_of_a_forgotten_executor_are_queued_again(leader: Scheduler, node: Node) -> None:
