@@ -85,7 +85,7 @@ class JobDetail(LivePage):
         self._grown.set()
 
     async def _send_log(self) -> None:
-        told: tuple[int, bool, tuple[str, str] | None] | None = None
+        told: tuple[int, bool, tuple[str, str]] | None = None
         async with hub().listening(broker.keys().log_channel(str(self._job_id))) as grown:
             self._grown = grown
             while True:
@@ -97,7 +97,7 @@ class JobDetail(LivePage):
                 except (*RedisUnavailable, ArchiveUnavailable):
                     await _wait(grown, LOG_LOOK_SECONDS)
                     continue
-                news = page.total, page.complete, page.tails if following else None
+                news = page.total, page.complete, page.tails
                 if page.lines or told != news:
                     told = news
                     self._logged.clear()

@@ -1,23 +1,32 @@
-"""What a job's containers used over its life, from the samples that agents leave in Redis; and what it teaches."""
+"""What a job's containers used over its life, and what that teaches.
 
-from collections.abc import Sequence
+The curves come from the samples that agents leave in Redis for a day; peaks and sums also from what each attempt's
+agent reported at its end, which stays as long as the job does.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
 from executors import broker
 from executors.templatetags.display import cores, memory
-from jobs.models import Job
+from jobs.models import Attempt, Job
 
 MAX_POINTS = 1000
 """Points of a chart; of more samples, the largest of each few is shown."""
 ENOUGH_SAMPLES = 5
 """Fewer say nothing about what a job needs."""
 MB = 1024**2
+FRACTIONS = frozenset({"t", "cpu_seconds", "gpu_percent"})
+AT_LIMIT = 0.93
+"""The part of its CPU limit from which on a job counts as held back by it; as agents count."""
 
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """`t` in seconds since 1970; CPU on average since the sample before, memory at that moment."""
+    """`t` in seconds since 1970; CPU on average since the sample before, memory and GPUs at that moment; network and
+    disk since the container's start. `gpu_percent` is the average of the attempt's devices; None where it has none."""
 
     t: float
     attempt: int
@@ -27,6 +36,15 @@ class Sample:
     peak_memory_bytes: int
     received_bytes: int = 0
     sent_bytes: int = 0
+    read_bytes: int = 0
+    written_bytes: int = 0
+    gpu_percent: float | None = None
+    gpu_memory_bytes: int | None = None
+
+
+RATES = {"received": "received_bytes", "sent": "sent_bytes", "read": "read_bytes", "written": "written_bytes"}
+"""Curves of what grows, each with the counter it comes from."""
+COLUMNS = "t", "cpu", "memory", "gpu", "gpu_memory", *RATES
 
 
 def samples_of(job: Job) -> list[Sample]:
@@ -41,7 +59,7 @@ def _sample(entry: dict[bytes, bytes]) -> Sample | None:
         values = {
             field.name: float(entry[field.name.encode()]) for field in fields(Sample) if field.name.encode() in entry
         }
-        whole = {name: value if name in ("t", "cpu_seconds") else int(value) for name, value in values.items()}
+        whole = {name: value if name in FRACTIONS else int(value) for name, value in values.items()}
         return Sample(**whole)  # type: ignore[arg-type]
     except (ValueError, TypeError, OverflowError):
         return None
@@ -53,41 +71,128 @@ def thinned(samples: Sequence[Sample], most: int = MAX_POINTS) -> list[Sample]:
     return [max(samples[at : at + step], key=lambda item: item.memory_bytes) for at in range(0, len(samples), step)]
 
 
-def report(job: Job, samples: Sequence[Sample]) -> dict[str, Any]:
-    """For the page's charts: columns with a null between attempts, the limits, the peaks and sentences of advice."""
-    columns: dict[str, list[float | None]] = {name: [] for name in ("t", "cpu", "memory", "received", "sent")}
-    before: Sample | None = None
-    for sample in thinned(samples):
-        if before and before.attempt != sample.attempt:
-            _append(columns, before.t + 0.001, None, None, None, None)
-            before = None
-        seconds = sample.t - before.t if before else 0
-        received = (sample.received_bytes - before.received_bytes) / seconds if before and seconds > 0 else None
-        sent = (sample.sent_bytes - before.sent_bytes) / seconds if before and seconds > 0 else None
-        _append(columns, sample.t, sample.cpu_millicores / 1000, sample.memory_bytes, received, sent)
-        before = sample
+def report(job: Job, samples: Sequence[Sample], attempts: Sequence[Attempt] = ()) -> dict[str, Any]:
+    """For the page's charts: columns with a null between attempts, limits, peaks, sums, sentences of advice."""
+    peaks = peaks_of(job, samples, attempts)
     return {
-        "columns": columns,
-        "limits": {"cpu": job.cpu_millicores / 1000, "memory": job.memory_bytes},
-        "peaks": {
-            "cpu": max((item.cpu_millicores / 1000 for item in samples), default=None),
-            "memory": max((item.peak_memory_bytes for item in samples), default=None),
+        "columns": _columns(thinned(samples)),
+        "limits": {
+            "cpu": job.cpu_millicores / 1000,
+            "memory": job.memory_bytes,
+            "gpu": 100 if job.gpu_count else None,
+            "gpu_memory": _gpu_memory(job, attempts),
         },
-        "advice": advice(job, samples) if job.finished_at else [],
+        "peaks": {
+            "cpu": peaks.cpu_millicores / 1000 if peaks and peaks.samples else None,
+            "memory": peaks.memory_bytes if peaks else None,
+            "gpu": peaks.gpu_percent if peaks and job.gpu_count else None,
+            "gpu_memory": peaks.gpu_memory_bytes if peaks and job.gpu_count else None,
+        },
+        "sums": {name: getattr(peaks, counter) if peaks else 0 for name, counter in RATES.items()},
+        "advice": advice(job, peaks) if job.finished_at and peaks else [],
     }
 
 
-def _append(columns: dict[str, list[float | None]], *values: float | None) -> None:
-    for column, value in zip(columns.values(), values, strict=True):
+def _columns(samples: Sequence[Sample]) -> dict[str, list[float | None]]:
+    columns: dict[str, list[float | None]] = {name: [] for name in COLUMNS}
+    before: Sample | None = None
+    for sample in samples:
+        if before and before.attempt != sample.attempt:
+            _append(columns, {"t": before.t + 0.001})
+            before = None
+        point: dict[str, float | None] = {
+            "t": sample.t,
+            "cpu": sample.cpu_millicores / 1000,
+            "memory": sample.memory_bytes,
+            "gpu": sample.gpu_percent,
+            "gpu_memory": sample.gpu_memory_bytes,
+        }
+        if before and sample.t > before.t:
+            for name, counter in RATES.items():
+                point[name] = (getattr(sample, counter) - getattr(before, counter)) / (sample.t - before.t)
+        _append(columns, point)
+        before = sample
+    return columns
+
+
+def _append(columns: dict[str, list[float | None]], point: Mapping[str, float | None]) -> None:
+    for name, column in columns.items():
+        value = point.get(name)
         column.append(None if value is None else round(max(0.0, value), 3))
 
 
-def advice(job: Job, samples: Sequence[Sample]) -> list[str]:
-    """What the next job of this kind may ask for, where the samples say so."""
-    if len(samples) < ENOUGH_SAMPLES:
+def _gpu_memory(job: Job, attempts: Sequence[Attempt]) -> int | None:
+    """Of the devices that the last attempt had, as far as its executor is known."""
+    if not job.gpu_count or job.executor is None or not attempts:
+        return None
+    indices = attempts[-1].gpu_indices
+    return sum(gpu["memory_bytes"] for gpu in job.executor.gpus if gpu["index"] in indices) or None
+
+
+# --- Peaks -------------------------------------------------------------------------------------------------------
+
+
+@dataclass(slots=True)
+class Peaks:
+    """Of all attempts: CPU, memory and GPUs at their highest, the rest in all; as `agent.protocol.Use`."""
+
+    samples: int = 0
+    held_back: int = 0
+    cpu_millicores: int = 0
+    memory_bytes: int = 0
+    gpu_percent: int = 0
+    gpu_memory_bytes: int = 0
+    received_bytes: int = 0
+    sent_bytes: int = 0
+    read_bytes: int = 0
+    written_bytes: int = 0
+
+
+_HIGHEST = frozenset({"cpu_millicores", "memory_bytes", "gpu_percent", "gpu_memory_bytes"})
+
+
+def peaks_of(job: Job, samples: Sequence[Sample], attempts: Iterable[Attempt] = ()) -> Peaks | None:
+    """From the samples and from what the attempts' agents reported, whichever knows more of an attempt; None where
+    nobody has seen anything."""
+    by_attempt: dict[int, list[Sample]] = defaultdict(list)
+    for sample in samples:
+        by_attempt[sample.attempt].append(sample)
+    uses = {number: _use(job, some) for number, some in by_attempt.items()}
+    for attempt in attempts:
+        reported, seen = attempt.use or {}, uses.get(attempt.number, {})
+        if reported:
+            names = [field.name for field in fields(Peaks)]
+            uses[attempt.number] = {name: max(reported.get(name, 0), seen.get(name, 0)) for name in names}
+    if not uses:
+        return None
+    peaks = Peaks()
+    for use in uses.values():
+        for name, value in use.items():
+            before = getattr(peaks, name)
+            setattr(peaks, name, max(before, value) if name in _HIGHEST else before + value)
+    return peaks
+
+
+def _use(job: Job, samples: Sequence[Sample]) -> dict[str, int]:
+    """What the samples of one attempt tell."""
+    last = samples[-1]
+    return {
+        "samples": len(samples),
+        "held_back": sum(item.cpu_millicores > AT_LIMIT * job.cpu_millicores for item in samples),
+        "cpu_millicores": max(item.cpu_millicores for item in samples),
+        "memory_bytes": max(item.peak_memory_bytes for item in samples),
+        "gpu_percent": round(max(item.gpu_percent or 0 for item in samples)),
+        "gpu_memory_bytes": max(item.gpu_memory_bytes or 0 for item in samples),
+        **{counter: getattr(last, counter) for counter in RATES.values()},
+    }
+
+
+def advice(job: Job, peaks: Peaks) -> list[str]:
+    """What the next job of this kind may ask for, where there was enough to see."""
+    if peaks.samples < ENOUGH_SAMPLES:
         return []
     said = []
-    peak = max(item.peak_memory_bytes for item in samples)
+    peak = peaks.memory_bytes
     if peak < 0.5 * job.memory_bytes and job.memory_bytes - peak > 128 * MB:
         enough = _rounded_up(peak * 1.25)
         said.append(
@@ -95,12 +200,13 @@ def advice(job: Job, samples: Sequence[Sample]) -> list[str]:
         )
     elif peak > 0.9 * job.memory_bytes:
         said.append(f"Peaked at {100 * peak / job.memory_bytes:.0f} % of its memory: ask for more before it runs out.")
-    most = max(item.cpu_millicores for item in samples)
-    busy = sum(item.cpu_millicores > 0.93 * job.cpu_millicores for item in samples) / len(samples)
-    if most < 0.5 * job.cpu_millicores and job.cpu_millicores > 250:
-        said.append(f"Asked for {_cores(job)}, used {cores(most)} at most.")
+    busy = peaks.held_back / peaks.samples
+    if peaks.cpu_millicores < 0.5 * job.cpu_millicores and job.cpu_millicores > 250:
+        said.append(f"Asked for {_cores(job)}, used {cores(peaks.cpu_millicores)} at most.")
     elif busy > 0.5:
         said.append(f"Held back by its {_cores(job)} for {100 * busy:.0f} % of the time: with more it would be faster.")
+    if job.gpu_count and peaks.gpu_percent < 5:
+        said.append(f"Its GPU{'' if job.gpu_count == 1 else 's'} stood idle: used {peaks.gpu_percent} % at most.")
     return said
 
 

@@ -101,9 +101,10 @@ def retry(request: HttpRequest, job_id: uuid.UUID) -> HttpResponse:
 @require_GET
 def usage(request: HttpRequest, job_id: uuid.UUID) -> JsonResponse:
     """What its containers used, as `jobs.usage.report` says; without a point where Redis is away."""
-    job = get_object_or_404(Job, id=job_id)
+    job = get_object_or_404(Job.objects.select_related("executor"), id=job_id)
+    attempts = list(job.attempts.only("number", "use", "gpu_indices").order_by("number"))
     try:
         samples = samples_of(job)
     except RedisUnavailable:
         samples = []
-    return JsonResponse(report(job, samples))
+    return JsonResponse(report(job, samples, attempts))

@@ -1,4 +1,4 @@
-// What a job's containers use, over its life: CPU, memory and network, with the limits drawn in. Data comes from [data-usage].
+// What a job's containers use, over its life, with the limits drawn in. Data comes from [data-usage], see jobs/usage.py.
 
 const EVERY = 5000;
 const SYNC = "job-usage";
@@ -10,10 +10,14 @@ const clock = new Intl.DateTimeFormat(undefined, { hour: "2-digit", minute: "2-d
 let newest = null;
 
 const KINDS = {
-  cpu: { lines: [["cpu", "--bar-used", true]], limit: "cpu", format: (value) => `${trim(value)} core${value === 1 ? "" : "s"}` },
-  memory: { lines: [["memory", "--bar-used", true]], limit: "memory", format: bytes },
-  network: { lines: [["received", "--bar-used", true], ["sent", "--starting", false]], limit: null, format: (value) => `${bytes(value)}/s` },
+  cpu: { lines: [["cpu", "--bar-used", true]], limited: true, format: (value) => `${trim(value)} core${value === 1 ? "" : "s"}` },
+  memory: { lines: [["memory", "--bar-used", true]], limited: true, steps: BYTE_STEPS, format: bytes },
+  gpu: { lines: [["gpu", "--bar-used", true]], limited: true, format: (value) => `${trim(value)} %` },
+  gpu_memory: { lines: [["gpu_memory", "--bar-used", true]], limited: true, steps: BYTE_STEPS, format: bytes },
+  network: { lines: [["received", "--bar-used", true], ["sent", "--starting", false]], steps: BYTE_STEPS, format: (value) => `${bytes(value)}/s` },
+  disk: { lines: [["read", "--bar-used", true], ["written", "--starting", false]], steps: BYTE_STEPS, format: (value) => `${bytes(value)}/s` },
 };
+const ALWAYS = ["cpu", "memory"]; // also where they are nothing
 
 function trim(value) {
   return String(Number(value.toFixed(value < 1 ? 3 : 2)));
@@ -44,7 +48,7 @@ function resolved(token) {
 function draw(figure, usage) {
   const kind = KINDS[figure.dataset.chart];
   const { columns, limits } = usage;
-  const limit = kind.limit ? limits[kind.limit] : null;
+  const limit = limits[figure.dataset.chart] ?? null;
   const data = [columns.t, ...kind.lines.map(([name]) => columns[name])];
   if (limit !== null) data.push(columns.t.map(() => limit));
   const known = charts.get(figure);
@@ -69,7 +73,7 @@ function draw(figure, usage) {
     scales: { y: { range: (_, low, high) => [0, Math.max(high, limit ?? 0, 0.001) * 1.08] } },
     axes: [
       { stroke: ink, grid, ticks: grid, values: (_, ticks) => ticks.map((tick) => clock.format(tick * 1000)), space: 80 },
-      { stroke: ink, grid, ticks: grid, size: 66, ...(figure.dataset.chart === "cpu" ? {} : { incrs: BYTE_STEPS }), values: (_, ticks) => ticks.map(kind.format) },
+      { stroke: ink, grid, ticks: grid, size: 66, ...(kind.steps ? { incrs: kind.steps } : {}), values: (_, ticks) => ticks.map(kind.format) },
     ],
     series: [{}, ...series],
     hooks: {
@@ -85,24 +89,33 @@ function draw(figure, usage) {
   charts.set(figure, new uPlot(options, data, place));
 }
 
+// The highest value, or what it was in all.
 function say(figure, usage) {
-  const peak = usage.peaks[figure.dataset.chart];
+  const name = figure.dataset.chart, kind = KINDS[name];
   const told = figure.querySelector(".usage-now");
-  const kind = KINDS[figure.dataset.chart];
-  const limit = kind.limit ? ` of ${kind.format(usage.limits[kind.limit])}` : "";
-  told.dataset.peak = peak === undefined || peak === null ? "" : `at most ${kind.format(peak)}${limit}`;
+  const peak = usage.peaks[name] ?? null, limit = usage.limits[name] ?? null;
+  if (!kind.limited) told.dataset.peak = kind.lines.map(([line]) => bytes(usage.sums[line])).join(" and ");
+  else told.dataset.peak = peak === null ? "" : `at most ${kind.format(peak)}${limit === null || name === "gpu" ? "" : ` of ${kind.format(limit)}`}`;
   told.textContent = told.dataset.peak;
+}
+
+function isSeen(name, usage) {
+  const { lines, limited } = KINDS[name];
+  if (ALWAYS.includes(name)) return true;
+  return limited ? (usage.peaks[name] ?? null) !== null : lines.some(([line]) => usage.sums[line] > 0);
 }
 
 function show(usage) {
   newest = usage;
-  const some = usage.columns.t.length > 1;
-  panel.hidden = !some;
-  if (!some) return;
-  const network = panel.querySelector("[data-chart='network']");
-  network.hidden = !usage.columns.received.some((value) => value > 0) && !usage.columns.sent.some((value) => value > 0);
-  for (const figure of panel.querySelectorAll("[data-chart]:not([hidden])")) {
-    draw(figure, usage);
+  const drawn = usage.columns.t.length > 1;
+  panel.hidden = !drawn && usage.peaks.memory === null;
+  if (panel.hidden) return;
+  document.getElementById("usage-gone").hidden = drawn || !isFinal();
+  for (const figure of panel.querySelectorAll("[data-chart]")) {
+    figure.hidden = !isSeen(figure.dataset.chart, usage);
+    figure.toggleAttribute("data-gone", !drawn);
+    if (figure.hidden) continue;
+    if (drawn) draw(figure, usage);
     say(figure, usage);
   }
   document.getElementById("usage-advice").replaceChildren(
@@ -114,8 +127,12 @@ function show(usage) {
   );
 }
 
+function isFinal() {
+  return document.querySelector(".job-head")?.hasAttribute("data-final");
+}
+
 async function load() {
-  const final = document.querySelector(".job-head")?.hasAttribute("data-final");
+  const final = isFinal();
   try {
     const answer = await fetch(panel.dataset.usage);
     if (answer.ok) show(await answer.json());

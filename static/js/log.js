@@ -46,13 +46,23 @@ function receive(page) {
   search.grown();
 }
 
+// What was printed of a line that never ended goes with the container, even where no agent is left to say so.
+const top = document.querySelector(".job-top");
+function watchState() {
+  const running = top.querySelector(".job-head").dataset.state === "RUNNING";
+  if (running === store.running) return;
+  store.running = running;
+  if (store.unfinished.length) arrived();
+}
+new MutationObserver(watchState).observe(top, { subtree: true, childList: true, attributeFilter: ["data-state"] });
+
 function arrived(count = 0) {
   readOut(count);
   if (following) seenTotal = store.total;
   const width = Math.max(3, String(store.total).length);
   log.style.setProperty("--digits", width);
   view.pinned = following;
-  for (const [index, row] of view.rows) if (!row.ready && store.get(row.line) !== undefined) view.remove(index);
+  for (const [index, row] of view.rows) if (row.unfinished || (!row.ready && store.get(row.line) !== undefined)) view.forget(index);
   const missing = `${store.dropped} ${store.gaps.length}`;
   view.show(rows(), missing === arrived.missing);
   arrived.missing = missing;
@@ -66,15 +76,16 @@ function rows() {
 
 function shown(lines) {
   if (goTo) return; // about to be elsewhere
-  store.want(lines);
-  if (search.active) search.want(lines);
+  const finished = lines.filter((line) => line < store.total);
+  store.want(finished);
+  if (search.active) search.want(finished);
 }
 
 let calm = { since: 0, lines: 0 };
 function readOut(count) {
   if (performance.now() - calm.since > 1000) calm = { since: performance.now(), lines: 0 };
   calm.lines += count;
-  log.ariaLive = following && calm.lines <= CALM_LINES ? "polite" : "off";
+  log.ariaLive = following && calm.lines <= CALM_LINES && !store.tails.length ? "polite" : "off";
 }
 
 function describe() {
@@ -342,6 +353,7 @@ function number(value) {
   return value.toLocaleString("en");
 }
 
+watchState();
 press(part("follow"), following);
 view.pinned = following;
 setWrap(remembered("wrap", "off", (value) => value === "on") === "on");

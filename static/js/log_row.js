@@ -8,6 +8,7 @@ const LOOK_BACK = 50; // lines before the first one in view that may have left a
 // `state`: { store, search, selection, times, began }. `before`: what the row above left. See LogView's `draw`.
 export function drawRow(line, before, state) {
   const { store, search, selection } = state;
+  if (line >= store.total) return drawTail(store.tails[line - store.total], line, before, state);
   const element = document.createElement("div");
   element.className = "line";
   element.dataset.line = line;
@@ -40,6 +41,21 @@ export function drawRow(line, before, state) {
   fill(words, pieces, search.marks.get(line) ?? []);
   element.append(words);
   return { element, ready: true, end: end === styles[stream] ? styles : { ...styles, [stream]: end } };
+}
+
+// The beginning of a line that goes on being printed; it has no number and no time yet.
+function drawTail(tail, line, before, { store }) {
+  const element = document.createElement("div");
+  element.className = "line";
+  element.dataset.unfinished = "";
+  element.dataset.stream = tail.stream;
+  const number = document.createElement("span");
+  number.className = "number";
+  const words = document.createElement("span");
+  const styles = before ?? stylesBefore(line, store);
+  fill(words, play(tail.text, styles[tail.stream]).pieces, []);
+  element.append(number, words);
+  return { element, ready: true, unfinished: true, end: styles };
 }
 
 // What the lines before this one leave switched on, a stream each.

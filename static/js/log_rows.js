@@ -12,6 +12,7 @@ export class LineMap {
     this.rows = row;
   }
 
+  // All lines, and behind them what has no number yet, as if it had.
   static whole(store) {
     const pieces = [];
     let line = store.dropped;
@@ -20,7 +21,8 @@ export class LineMap {
       pieces.push({ line, count: gap.first - line + 1 }); // with the line that says what is missing
       line = gap.first + gap.count;
     }
-    if (store.total > line) pieces.push({ line, count: store.total - line });
+    const end = store.total + store.tails.length;
+    if (end > line) pieces.push({ line, count: end - line });
     return new LineMap(pieces);
   }
 

@@ -1,6 +1,9 @@
 // The lines that this page has: those that the socket brought and those fetched by number. Old ones are let go, so that
 // a log of any length costs the same memory. A line is `<time> <stdout|stderr> <text>`, its number counts from 0.
 
+import { plainText } from "./log_terminal.js";
+
+const STREAMS = ["stdout", "stderr"];
 const BLOCK = 250; // lines are fetched in blocks that begin at a multiple of it
 const AT_ONCE = 1000; // as jobs/log_views.py LINES_AT_ONCE
 const MOST_LINES = 20000, MOST_CHARACTERS = 16e6;
@@ -18,6 +21,8 @@ export class LineStore {
     this.total = 0;
     this.dropped = 0;
     this.complete = false;
+    this.running = true;
+    this.unfinished = []; // { stream, text }: printed behind the last line, while it runs; see `tails`
     this.gaps = []; // { first, count }: the line `first` says that these lines are missing
     this.coloured = false;
     this.centre = 0;
@@ -29,14 +34,21 @@ export class LineStore {
     return this.lines.get(line);
   }
 
+  // What is shown behind the last line: the beginnings of lines, such as progress bars.
+  get tails() {
+    return this.running ? this.unfinished : [];
+  }
+
   // A page from the socket, or a fetched one, which may be older than what is known.
   take(page, live = false) {
     if (live && page.total < this.total) this.forget(); // Redis lost the log, and it is written anew
+    if (!live && page.total > this.total) this.unfinished = []; // may have become one of the new lines
     if (live || page.total >= this.total) {
       this.total = page.total;
       this.dropped = page.dropped;
       this.complete = page.complete;
     }
+    if (live) this.unfinished = STREAMS.flatMap((stream, index) => (page.tail?.[index] && plainText(page.tail[index]) ? [{ stream, text: page.tail[index] }] : []));
     page.lines.forEach((line, index) => this.put(page.first + index, line));
     if (page.cut > 1) this.addGap(page.first + page.lines.length - 1, page.cut);
     if (this.lines.size > MOST_LINES || this.characters > MOST_CHARACTERS) this.letGo();

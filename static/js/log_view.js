@@ -262,6 +262,12 @@ export class LogView {
     this.rows.delete(index);
   }
 
+  // Removes a row whose place another one takes.
+  forget(index) {
+    this.remove(index);
+    this.heights.set(index, 1);
+  }
+
   clear() {
     for (const index of [...this.rows.keys()]) this.remove(index);
     this.widest = 0;

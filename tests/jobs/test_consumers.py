@@ -272,6 +272,24 @@ async def test_a_paused_browser_gets_no_more_lines_and_keeps_no_other_waiting(re
         assert texts(await paused.receive("log")) == ["0", "1", "2", "3", "4"]
 
 
+async def test_the_beginning_of_a_line_comes_while_it_is_printed_and_goes_when_it_ends(
+    redis_client: redis.Redis,
+) -> None:
+    job = await in_thread(make_job)
+    print_lines(redis_client, job.id, "one")
+    async with opened(f"/ws/jobs/{job.id}") as browser:
+        assert "tail" not in await browser.receive("log")
+        redis_client.hset(keys().job_logs_meta(str(job.id)), "tail_stderr", "\r 45 %")
+        redis_client.publish(keys().log_channel(str(job.id)), "")
+        page = await browser.receive("log")
+        assert (page["lines"], page["total"], page["tail"]) == ([], 1, ["", "\r 45 %"])
+        redis_client.publish(keys().log_channel(str(job.id)), "")
+        await browser.silence("log")
+        print_lines(redis_client, job.id, "two", complete=True)
+        page = await browser.receive("log")
+        assert (texts(page), "tail" in page) == (["two"], False), "what is complete has no unfinished line"
+
+
 async def test_who_does_not_follow_hears_how_many_lines_there_are_and_gets_none(redis_client: redis.Redis) -> None:
     job = await in_thread(make_job)
     print_lines(redis_client, job.id, "0", "1")
