@@ -83,8 +83,8 @@ def request_abort(job: Job, now: datetime) -> None:
 @dataclass(slots=True)
 class Outcome:
     """What remains to be done after the commit: `commands` (by executor) to send, `lines` to log, changed rows to
-    announce; `requeued` says when re-queued jobs are due, `strangers` which agents are to introduce themselves; for the
-    charts, `waits` are seconds from submission to the first start, `ended` counts jobs by their final state.
+    announce; `strangers` are the agents that are to introduce themselves; for the charts, `waits` are seconds from
+    submission to the first start, `ended` counts jobs by their final state.
 
     For whoever keeps track of the rows: `touched` are the attempts that were made or changed, by job, with their jobs,
     `executors` those that were written; both as the transaction leaves them."""
@@ -93,7 +93,6 @@ class Outcome:
     lines: list[str] = field(default_factory=list)
     changed_jobs: set[UUID] = field(default_factory=set)
     changed_executors: set[str] = field(default_factory=set)
-    requeued: list[datetime] = field(default_factory=list)
     strangers: set[str] = field(default_factory=set)
     waits: list[float] = field(default_factory=list)
     ended: Counter[str] = field(default_factory=Counter)
@@ -106,7 +105,6 @@ class Outcome:
         self.lines += other.lines
         self.changed_jobs |= other.changed_jobs
         self.changed_executors |= other.changed_executors
-        self.requeued += other.requeued
         self.strangers |= other.strangers
         self.waits += other.waits
         self.ended.update(other.ended)
@@ -256,7 +254,6 @@ class Ledger:
         line = f"job {job.id} {after}"
         if after is State.PENDING:
             job.not_before = self.now + timedelta(seconds=verdict.delay_seconds)
-            self.outcome.requeued.append(job.not_before)
             line = f"job {job.id} queued again"
         else:
             job.finished_at = ended_at
