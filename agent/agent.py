@@ -41,6 +41,7 @@ ENGINE_RETRY = 2.0
 PING_TIMEOUT = 10
 FINISHED_KEPT = 1000
 FLUSH_SECONDS = 3.0
+SANDBOX_SECONDS = 5.0
 FULL_SECONDS = 60
 IMAGES_INTERVAL = 60.0
 """How long nothing new is taken after Docker said that its disk is full."""
@@ -118,7 +119,7 @@ class Agent:
         if self._problem:
             await self._link.flush(FLUSH_SECONDS)
         else:
-            await asyncio.gather(self._link.flush(FLUSH_SECONDS), self._sandboxes.close(FLUSH_SECONDS))
+            await asyncio.gather(self._link.flush(FLUSH_SECONDS), self._sandboxes.close(SANDBOX_SECONDS))
         await _cancel({deliver})
         self._engine.close()
         await self._link.close()

@@ -151,13 +151,14 @@ class Sandboxes:
 
     async def close(self, seconds: float) -> None:
         """Remove the idle ones, with `run` cancelled; what is not done in time is left to the next agent."""
+        end = time.monotonic() + seconds
         if self._making:
-            await asyncio.wait({self._making}, timeout=seconds / 2)
+            await asyncio.wait({self._making}, timeout=seconds)
             if self._making.done() and not self._making.cancelled():
                 self._making.exception()  # Seen here, as nobody else waits for it.
         self.renew()
         if self._removing:
-            await asyncio.wait(set(self._removing), timeout=seconds / 2)
+            await asyncio.wait(set(self._removing), timeout=max(0, end - time.monotonic()))
 
     # --- making them
 

@@ -75,7 +75,8 @@ def remote_image(registry: str, docker_client: docker.DockerClient, test_image: 
 
 
 def test_a_missing_image_is_pulled_once_for_all_who_wait(agent: AgentProcess, remote_image: str) -> None:
-    starts = [agent.run(remote_image, ["echo", "hello"], cpu_millicores=100) for _ in range(4)]
+    command = ["sh", "-c", "echo hello; sleep 0.5"]
+    starts = [agent.run(remote_image, command, cpu_millicores=100) for _ in range(4)]
     for start in starts:
         assert agent.finished(start).reason == "completed"
         assert agent.texts(start) == ["hello"]

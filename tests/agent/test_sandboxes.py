@@ -89,7 +89,7 @@ def test_each_job_has_a_sandbox_alone_which_goes_with_it(
         wait_for(lambda sandbox=sandbox: sandbox not in [c.id for c in sandboxes(agent, docker_client)])
     assert len(set(used)) == 2
     assert agent.terminate() == 0
-    assert not agent.containers(docker_client)
+    wait_for(lambda: not agent.containers(docker_client))
     names = docker_client.images.list(name=sandbox_image.REPOSITORY)
     assert len(names) == 1 and names[0].attrs["Size"] < 1000
 
@@ -174,7 +174,7 @@ def test_an_engine_that_was_killed_leaves_no_dead_sandbox_to_join(
         assert agent.texts(start) == ["late"]
         wait_for(lambda: [c.id for c in agent.containers(engine.client)] == warm(agent, engine.client))
         assert agent.terminate() == 0
-        assert not agent.containers(engine.client)
+        wait_for(lambda: not agent.containers(engine.client))
 
 
 def test_a_pull_does_not_keep_a_sandbox_from_others(
