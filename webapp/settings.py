@@ -223,12 +223,9 @@ TEMPLATES = [
 DATABASES = {"default": dj_database_url.config(default=f"sqlite:///{VAR_DIR / 'db.sqlite3'}", conn_max_age=0)}
 if DATABASES["default"]["ENGINE"] == "django.db.backends.postgresql":
     # A server that fell silent is noticed within half a minute, not by the two hours of the kernel's defaults.
-    patience = {"connect_timeout": 3, "keepalives_idle": 10, "keepalives_interval": 5, "keepalives_count": 3}
-    DATABASES["default"]["OPTIONS"] = {
-        **patience,
-        "tcp_user_timeout": 25_000,
-        **DATABASES["default"].get("OPTIONS", {}),
-    }
+    given = DATABASES["default"].get("OPTIONS", {})
+    keepalives = {"keepalives_idle": 10, "keepalives_interval": 5, "keepalives_count": 3, "tcp_user_timeout": 25_000}
+    DATABASES["default"]["OPTIONS"] = {"connect_timeout": 3} | keepalives | given
 if DATABASES["default"]["ENGINE"] == "django.db.backends.sqlite3":
     # WAL lets pages read while the scheduler writes; IMMEDIATE takes the write lock at the start, so that a
     # transaction waits its turn instead of failing half-way.
