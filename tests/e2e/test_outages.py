@@ -1,0 +1,31 @@
+"""An open page while Redis goes away and comes back, in a real browser."""
+
+import pytest
+from playwright.sync_api import Browser, expect
+
+from tests.cluster import Cluster
+from tests.e2e.browser import page_of
+
+pytestmark = [pytest.mark.docker, pytest.mark.browser]
+
+
+@pytest.mark.parametrize("address", ["/", "/jobs/", "a job's"])
+def test_an_open_page_says_that_redis_is_away_and_stops_saying_so_by_itself(
+    browser: Browser, web_alone: Cluster, address: str
+) -> None:
+    if address == "a job's":
+        address = f"/jobs/{web_alone.submit('true')}/"
+    with page_of(browser, web_alone.url) as page:
+        page.goto(address)
+        banner, mark = page.locator(".connection[data-redis-away]"), page.locator("#live-status")
+        expect(mark).to_have_text("Live")
+        expect(banner).to_be_hidden()
+        web_alone.kill("redis")
+        try:
+            expect(banner).to_be_visible()
+            expect(banner).to_contain_text("Redis is away. Running jobs go on, and new ones are accepted")
+            expect(mark).to_have_text("Delayed: Redis is away")
+        finally:
+            web_alone.start_redis(empty=False)
+        expect(banner).to_be_hidden()
+        expect(mark).to_have_text("Live")
