@@ -338,10 +338,12 @@ class Attempt:
     async def _watch(self, container: Facts) -> Facts:
         """Wait for the container's end, and bring it about where it is to be stopped or its time is up."""
         deadline = (container.started_at or datetime.now(UTC)).timestamp() + self.start.timeout_seconds
-        kill_at, told = float("inf"), False
+        kill_at, told, looked = float("inf"), False, True  # It was looked at just now.
         while True:
             try:
-                container = facts(await self._node.engine.inspect(container.id))
+                if not looked:
+                    container = facts(await self._node.engine.inspect(container.id))
+                looked = False
                 if container.ended:
                     return container
                 now = time.time()

@@ -51,6 +51,7 @@ SAME_MOMENT = 5.0
 CUT_NOTE = b"[workload-runner] Docker dropped part of its copy of this output; lines may be missing or repeated here"
 SILENT_SECONDS = 10.0
 """A stream that neither says anything nor ends for this long after its container's end leads nowhere any more."""
+EVENT_SECONDS = 0.2
 END_SECONDS = 2.0
 """A stream ends this much before the engine says that its container has ended, at most."""
 
@@ -263,10 +264,12 @@ async def _stands_still(stream: Stream, exited: asyncio.Event) -> None:
 
 
 async def _ends(exited: asyncio.Event, look: Callable[[], None]) -> bool:
-    look()
-    try:
-        async with asyncio.timeout(END_SECONDS):
-            await exited.wait()
-    except TimeoutError:
-        return False
-    return True
+    """Whether the container is known to have ended: by the engine's event, which comes about now, or a look at it."""
+    for seconds in (EVENT_SECONDS, END_SECONDS):
+        try:
+            async with asyncio.timeout(seconds):
+                await exited.wait()
+            return True
+        except TimeoutError:
+            look()
+    return False
