@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import json
 import logging
+from functools import lru_cache
 from typing import Any
 from urllib.parse import parse_qsl
 
@@ -67,6 +68,14 @@ class LivePage(AsyncWebsocketConsumer):
             await self.send_json({"pong": message["ping"]})
         else:
             self.on_message(message)
+
+    async def dispatch(self, message: dict[str, Any]) -> None:
+        # Before each message channels closes database connections that are too old, by way of a thread. Nothing here
+        # touches the database but through `database_sync_to_async`, which does so itself.
+        if message["type"] == "websocket.receive":
+            await self.websocket_receive(message)
+        else:
+            await super().dispatch(message)
 
     async def send_json(self, message: dict[str, Any]) -> None:
         await self.send(json.dumps(message, ensure_ascii=False, separators=(",", ":")))
@@ -128,11 +137,17 @@ class LivePage(AsyncWebsocketConsumer):
                 told = self._status
                 await self.send_json({"live": told})
             if self._fragments:
-                html = "".join(self._fragments.values())
+                message = _as_message(tuple(self._fragments.values()))
                 self._fragments = {}
                 self._shown.clear()
-                await self.send_json({"html": html})
+                await self.send(message)
                 await self._shown.wait()
+
+
+@lru_cache(maxsize=32)
+def _as_message(parts: tuple[str, ...]) -> str:
+    """Written once for all pages that get the same."""
+    return json.dumps({"html": "".join(parts)}, ensure_ascii=False, separators=(",", ":"))
 
 
 class ExecutorList(LivePage):

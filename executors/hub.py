@@ -34,7 +34,9 @@ TICK_SECONDS = 0.15
 REFRESH_SECONDS = 5.0
 """How often views are rendered without a change, for what no change tells of: use, heartbeats, hints lost."""
 RENDERING_SHARE = 0.25
-"""The part of the time that may go into rendering: with much to render, ticks get longer, not the server slower."""
+WAITING_SHARE = 0.5
+"""The part of the time that may go into rendering, by the CPU it takes and by the clock: with much to render, ticks get
+longer, not the server slower. The clock counts for less, as it runs as well while others have the CPU."""
 RECONNECT_SECONDS = 0.5, 5.0
 """First and longest wait before the next try to reach Redis."""
 
@@ -277,37 +279,50 @@ class Hub:
         while True:
             await self._dirty.wait()
             self._dirty.clear()
-            begun = time.monotonic()
+            begun, cpu, waited = time.monotonic(), 0.0, 0.0
             for shown in [shown for shown in self._shown.values() if shown.dirty]:
                 if begun >= shown.rested_at or not shown.fragments:
-                    await self._render(shown)
+                    spent = await self._render(shown)
+                    cpu, waited = cpu + spent[0], waited + spent[1]
                 else:
                     _welcome(shown)
                     self._dirty.set()
-            await asyncio.sleep(max(TICK_SECONDS, (time.monotonic() - begun) * (1 / RENDERING_SHARE - 1)))
+            await asyncio.sleep(max(TICK_SECONDS, cpu * (1 / RENDERING_SHARE - 1), waited * (1 / WAITING_SHARE - 1)))
 
-    async def _render(self, shown: _Shown) -> None:
+    async def _render(self, shown: _Shown) -> tuple[float, float]:
+        """Returns the seconds that it took, of CPU and by the clock."""
         shown.dirty = False
         shown.rested_at = time.monotonic() + shown.view.rest_seconds
         newcomers, shown.newcomers = shown.newcomers, set()
+        spent = 0.0, 0.0
+
+        def render() -> Fragments:
+            nonlocal spent
+            cpu, clock = time.thread_time(), time.monotonic()
+            try:
+                return shown.view.render()
+            finally:
+                spent = time.thread_time() - cpu, time.monotonic() - clock
+
         try:
-            fragments = await database_sync_to_async(shown.view.render)()
+            fragments = await database_sync_to_async(render)()
         except Gone:
             for watcher in shown.watchers:
                 watcher.offer_gone()
-            return
+            return spent
         except Exception as error:
             # Whatever it is, a database that is away or a fault in one view: the others go on, and this one is tried
             # again at the next change or refresh.
             fault = not isinstance(error, django.db.Error)
             logger.error("The live view %s could not be rendered: %s", shown.view.key, error, exc_info=fault)
             shown.newcomers |= newcomers
-            return
+            return spent
         changed = {name: html for name, html in fragments.items() if shown.fragments.get(name) != html}
         shown.fragments = fragments
         for watcher in shown.watchers:
             if news := fragments if watcher in newcomers else changed:
                 watcher.offer(news)
+        return spent
 
 
 def _welcome(shown: _Shown) -> None:
