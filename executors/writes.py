@@ -1,4 +1,4 @@
-"""Many rows written or found at once, by the way measured fastest for each database; docs/decisions/0010 has figures.
+"""Many rows written or found at once, by the way measured fastest for each database; docs/decisions/0012 has figures.
 
 PostgreSQL: COPY, and UPDATE from arrays, both as text that is made here a column at a time. SQLite: Django's own
 INSERT, and one prepared UPDATE for all rows. Django's `bulk_update` is slow on both: its time goes into building CASE.

@@ -10,5 +10,5 @@ class WebappConfig(AppConfig):
 
     def ready(self) -> None:
         # A batch of jobs or events makes tens of thousands of objects that are all in use. By default Python looks
-        # through them for garbage after every 700; docs/decisions/0010 has what that cost.
+        # through them for garbage after every 700; docs/decisions/0012 has what that cost.
         gc.set_threshold(NEW_OBJECTS, 20, 20)
