@@ -188,6 +188,10 @@ class Hub:
             self._connected = True
             self._tasks = [loop.create_task(work) for work in (self._listen(), self._tick(), self._refresh())]
 
+    def _is_wanted(self) -> bool:
+        """Whether the running task is one of the hub's still: libraries have been seen to lose a cancellation."""
+        return asyncio.current_task() in self._tasks
+
     def _stop_if_idle(self) -> None:
         if not self._shown and not self._channels:
             for task in self._tasks:
@@ -203,7 +207,7 @@ class Hub:
     async def _listen(self) -> None:
         """Hold the subscription for as long as somebody watches, whatever happens to Redis."""
         wait = RECONNECT_SECONDS[0]
-        while True:
+        while self._is_wanted():
             client = broker.async_client()
             client.set_retry(Retry(NoBackoff(), 0))  # this loop reconnects, and must know that it did
             pubsub = client.pubsub()
@@ -268,7 +272,7 @@ class Hub:
                 self._dirty.set()
 
     async def _refresh(self) -> None:
-        while True:
+        while self._is_wanted():
             await asyncio.sleep(REFRESH_SECONDS)
             for shown in self._shown.values():
                 shown.dirty = True
@@ -276,7 +280,7 @@ class Hub:
 
     async def _tick(self) -> None:
         """The first change after a quiet time shows at once; those of a burst, together, a tick later."""
-        while True:
+        while self._is_wanted():
             await self._dirty.wait()
             self._dirty.clear()
             begun, cpu, waited = time.monotonic(), 0.0, 0.0
