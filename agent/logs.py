@@ -313,6 +313,18 @@ return 1
 """
 )
 
+_SKIP = (
+    _PRELUDE
+    + """
+if current ~= attempt then return -2 end
+if redis.call('HGET', meta, 'shipped') == '0' and redis.call('LLEN', list) == 0 then
+    redis.call('HINCRBY', meta, 'lines', ARGV[2])
+    redis.call('HINCRBY', meta, 'dropped', ARGV[2])
+end
+return 1
+"""
+)
+
 _CLOSE = (
     _PRELUDE
     + """
@@ -356,7 +368,7 @@ class LogWriter:
         self._job_id, self._attempt, self._limit = job_id, attempt, limit_bytes
         self._client = client
         self._open, self._close = client.register_script(_OPEN), client.register_script(_CLOSE)
-        self._tell = client.register_script(_TELL)
+        self._tell, self._skip = client.register_script(_TELL), client.register_script(_SKIP)
         self._shipped = 0
         self._told = NO_TAILS
         self.stuck = asyncio.Event()
@@ -403,6 +415,20 @@ class LogWriter:
         if tails != self._told:
             await self._run(lambda: self._tell(self._keys, [self._attempt, self._shipped, self._channel, *tails]))
             self._told = tails
+
+    @property
+    def shipped(self) -> int:
+        """How many lines of the attempt are in its log, or were."""
+        return self._shipped
+
+    async def tail(self, count: int) -> list[bytes]:
+        """The attempt's newest lines, `count` at most."""
+        count = min(count, self._shipped)
+        return await self._run(lambda: self._client.lrange(self._keys[0], -count, -1)) if count else []
+
+    async def skip(self, lines: int) -> None:
+        """The attempt's log, in which there is nothing yet, begins so many lines later: those are gone from here."""
+        await self._run(lambda: self._skip(self._keys, [self._attempt, lines]))
 
     async def close(self) -> None:
         """Mark the log complete. Whoever archives it says how long Redis keeps it."""

@@ -30,8 +30,10 @@ from agent.logs import (
     Superseded,
     as_stored,
     merge,
+    note,
     stamp,
 )
+from agent.places import MICROSECONDS, NANOSECONDS, SAME_MOMENT, TAIL_LINES, Search, earlier, moment
 
 logger = logging.getLogger(__name__)
 
@@ -42,13 +44,8 @@ TAIL_LINGER = 0.2
 LONGEST_HOLD = 1.0
 """Seconds that the live stream may wait for Redis: a container that ends while its output is not read loses the rest
 of it after two seconds, and one that prints stands still."""
-NANOSECONDS = len("2026-11-24T13:42:48.123456789Z ")
-MICROSECONDS = len("2026-11-24T13:42:48.123456")
-
-
-SAME_MOMENT = 5.0
-"""Seconds by which our time of a line and the engine's own may differ."""
-CUT_NOTE = b"[workload-runner] Docker dropped part of its copy of this output; lines may be missing or repeated here"
+CUT = "Docker keeps only the newest part of so long an output: an unknown number of lines is missing here, or repeated"
+REMOVED = "The container was removed before all of its output had been read: any further lines are missing"
 SILENT_SECONDS = 10.0
 """A stream that neither says anything nor ends for this long after its container's end leads nowhere any more."""
 EVENT_SECONDS = 0.2
@@ -61,11 +58,7 @@ class Stalled(Exception):
 
 
 class Rotated(Exception):
-    """The engine's copy no longer has its beginning: positions cannot be found in it, only the time `since`."""
-
-    def __init__(self, since: str) -> None:
-        super().__init__(since)
-        self.since = since
+    """The engine's copy no longer has its beginning: positions cannot be counted in it."""
 
 
 class Batcher:
@@ -77,6 +70,9 @@ class Batcher:
         self._writer, self._full_bytes = writer, full_bytes
         self._lines: list[bytes] = []
         self._size = 0
+        self.first = b""
+        self.tail: list[bytes] = []
+        """The newest lines shipped."""
         self._some, self._full, self._room = asyncio.Event(), asyncio.Event(), asyncio.Event()
         self._ended = False
 
@@ -106,6 +102,7 @@ class Batcher:
         if not lines:
             return
         prefix = b"%s %s " % (when, STREAM_NAMES[stream])
+        self.first = self.first or when
         self._lines += [prefix + line for line in lines]
         self._size += sum(map(len, lines)) + len(prefix) * len(lines)
         self._some.set()
@@ -134,6 +131,7 @@ class Batcher:
             tails = stdout.unfinished, stderr.unfinished
             if lines:
                 await self._writer.append(lines, size, stdout.position, stderr.position, tails)
+                self.tail = (self.tail + lines[-TAIL_LINES:])[-TAIL_LINES:]
             else:
                 await self._writer.tell(tails)
             if ended:
@@ -161,9 +159,14 @@ class Output:
         self._engine, self._container_id, self._writer = engine, container_id, writer
         self._buffer_bytes = buffer_bytes
         self._attached = attached
-        self._since = ""
-        """Where the engine's copy has lost its beginning: the time from which on it is read, and positions count."""
-        self._note_due = False
+        self._since = self._begins = ""
+        """Where the engine's copy has lost its beginning: the time from which on it is read and positions count, and
+        when the first line there was printed."""
+        self._rotated = False
+        self._placed: tuple[int, Position, Position] | None = None
+        """Positions that Redis does not know yet: they hold as long as so many lines are shipped."""
+        self._first, self._tail, self._had = "", list[bytes](), 0
+        """Of what Redis once had: the time of the first line, the last lines, and how many there were."""
         self.first_stderr = self.last_stderr = b""
 
     async def ship(self, exited: asyncio.Event, look: Callable[[], None]) -> None:
@@ -183,11 +186,15 @@ class Output:
                 logger.info("Container %.12s: Redis is slow, going on from Docker's copy", self._container_id)
             except OutOfStep:
                 logger.info("Container %.12s: Redis has lost its log, writing it again", self._container_id)
-            except Rotated as cut:
+                self._since, self._begins, self._placed = "", "", None
+                self._had = max(self._had, self._writer.shipped)
+            except Rotated:
                 logger.warning("Container %.12s: Docker has dropped the beginning of its log", self._container_id)
-                self._since, self._note_due = cut.since, True
+                self._rotated = True
             except NotFound:
                 with contextlib.suppress(Superseded, OutOfStep):
+                    reached = await self._writer.open()
+                    await self._add_note(REMOVED, reached.stdout, reached.stderr)
                     await self._writer.close()
                 return
             except (EngineAway, APIError) as error:
@@ -201,10 +208,11 @@ class Output:
         whole = live or exited.is_set()
         try:
             reached = await self._writer.open()
-            if self._note_due:
-                note = b"%s stderr %s" % (stamp(datetime.now(UTC)), CUT_NOTE)
-                await self._writer.append([note], len(note), Position(), Position())
-                reached, self._note_due = replace(reached, stdout=Position(), stderr=Position()), False
+            self._first = self._first or reached.first
+            if self._rotated:
+                await self._find_place(reached)
+            if self._placed and self._placed[0] == self._writer.shipped:
+                reached = replace(reached, stdout=self._placed[1], stderr=self._placed[2])
             if stream is None:
                 stream = await self._engine.logs(self._container_id, follow=not whole, since=self._since)
             batcher = Batcher(self._writer, self._buffer_bytes, reached.stdout, reached.stderr)
@@ -226,6 +234,8 @@ class Output:
                 for task in tasks:
                     task.cancel()
                 await asyncio.gather(*tasks, return_exceptions=True)
+                self._first = self._first or batcher.first.decode()
+                self._tail = batcher.tail or self._tail
             self.last_stderr = batcher.splitters[STDERR].last_line
             self.first_stderr = self.first_stderr or batcher.splitters[STDERR].first_line
             return ended
@@ -236,13 +246,12 @@ class Output:
     async def _read(self, stream: Stream, batcher: Batcher, live: bool, reached: Reached) -> None:
         parser = FrameParser()
         take = batcher.take_live if live else batcher.take_stored
-        check = bool(reached.first) and not live and not self._since
+        check = not live
         while data := await stream.read():
             frames = parser.feed(data)
             if check and frames:
                 check = False
-                if _moment(frames[0][1][:MICROSECONDS].decode() + "Z") > _moment(reached.first) + SAME_MOMENT:
-                    raise Rotated(reached.last)
+                self._check_beginning(frames[0][1])
             take(frames)
             try:
                 async with asyncio.timeout(LONGEST_HOLD if live else None):
@@ -250,9 +259,45 @@ class Output:
             except TimeoutError:
                 raise Stalled from None
 
+    def _check_beginning(self, payload: bytes) -> None:
+        """Raises Rotated where this is not the first line that there was."""
+        begins = payload[:NANOSECONDS].decode()
+        if self._begins:
+            rotated = begins != self._begins
+        else:
+            rotated = (
+                bool(self._first) and moment(payload[:MICROSECONDS] + b"Z") > moment(self._first.encode()) + SAME_MOMENT
+            )
+        if rotated:
+            raise Rotated
 
-def _moment(text: str) -> float:
-    return datetime.fromisoformat(text).timestamp()
+    async def _find_place(self, reached: Reached) -> None:
+        """Find where the log goes on in a copy that has lost its beginning, and say so in it where that is not sure."""
+        tail = await self._writer.tail(TAIL_LINES) or self._tail
+        self._since = earlier(reached.last, SAME_MOMENT) if reached.last else ""
+        search, parser, self._begins = Search(tail), FrameParser(), ""
+        stream = await self._engine.logs(self._container_id, follow=False, since=self._since)
+        try:
+            while data := await stream.read():
+                frames = parser.feed(data)
+                if frames and not self._begins:
+                    self._begins = frames[0][1][:NANOSECONDS].decode()
+                if not search.take(frames):
+                    break
+        finally:
+            stream.close()
+        place = search.place()
+        stdout, stderr = place.stdout, place.stderr
+        if not reached.last:  # Redis was emptied: all that is left is written again, from its right number on.
+            stdout = stderr = Position()
+            await self._writer.skip(max(0, self._had - (place.lines if place.sure else 0)))
+        if not place.sure:
+            await self._add_note(CUT, stdout, stderr)
+        self._placed, self._rotated = (self._writer.shipped, stdout, stderr), False
+
+    async def _add_note(self, text: str, stdout: Position, stderr: Position) -> None:
+        line = note(text)
+        await self._writer.append([line], len(line), stdout, stderr)
 
 
 async def _stands_still(stream: Stream, exited: asyncio.Event) -> None:

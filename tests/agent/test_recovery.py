@@ -187,21 +187,43 @@ def accept_without_starting(
     return start
 
 
-def test_a_log_whose_beginning_docker_dropped_says_so_and_goes_on(
+def test_a_log_whose_beginning_docker_dropped_goes_on_exactly_or_says_that_lines_are_missing(
     agent: AgentProcess, test_image: str, docker_client: docker.DockerClient
 ) -> None:
-    script = "echo first; sleep 6; seq 1 3000; sleep 3; seq 3001 3100; sleep 4; seq 3101 3200"
+    begin = "echo first; sleep 6; seq 1 3000; "
+    few = accept_without_starting(agent, test_image, docker_client, begin + "sleep 3; seq 3001 3200", log_size="40k")
+    many = accept_without_starting(agent, test_image, docker_client, begin + "sleep 3; seq 3001 9000", log_size="40k")
+    agent.start()
+    for start in (few, many):
+        wait_for(lambda start=start: agent.texts(start)[-1:] == ["3000"])
+    agent.kill()
+    for start in (few, many):
+        docker_client.containers.get(container_name(start)).wait()
+    agent.start()
+    assert {agent.finished(start).reason for start in (few, many)} == {"completed"}
+    assert agent.texts(few) == ["first", *(str(number) for number in range(1, 3201))]
+    assert agent.texts(few, "stderr") == []
+    texts = agent.texts(many)
+    assert texts[:3001] == ["first", *(str(number) for number in range(1, 3001))]
+    rest = [int(text) for text in texts[3001:]]
+    assert rest[0] > 3001 and rest == list(range(rest[0], 9001))
+    assert ["an unknown number of lines is missing" in text for text in agent.texts(many, "stderr")] == [True]
+
+
+def test_an_emptied_redis_and_a_copy_without_its_beginning_leave_every_line_its_number(
+    agent: AgentProcess, test_image: str, docker_client: docker.DockerClient
+) -> None:
+    script = "echo first; sleep 6; seq 1 3000; sleep 2; seq 3001 3200; sleep 1; echo end"
     start = accept_without_starting(agent, test_image, docker_client, script, log_size="40k")
     agent.start()
     wait_for(lambda: agent.texts(start)[-1:] == ["3000"])
-    agent.kill()
-    time.sleep(3)
-    agent.start()
-    assert agent.finished(start).reason == "completed"
-    texts = agent.texts(start)
-    assert list(dict.fromkeys(texts)) == ["first", *(str(number) for number in range(1, 3201))]
-    assert texts[-200:] == [str(number) for number in range(3001, 3201)] and texts.count("3200") == 1
-    assert ["Docker dropped part" in text for text in agent.texts(start, "stderr")] == [True]
+    agent.client.flushall()
+    wait_for(lambda: agent.texts(start)[-1:] == ["end"])
+    wait_for(lambda: agent.log_meta(start)["complete"] == "1")
+    meta, texts = agent.log_meta(start), agent.texts(start)
+    gone = int(meta["dropped"])
+    assert 0 < gone < 3000 and int(meta["lines"]) == 3202
+    assert texts == [*(str(number) for number in range(gone, 3201)), "end"], "line N + 1 of the log is number N"
 
 
 def test_an_emptied_redis_is_told_everything_again(agent: AgentProcess, test_image: str) -> None:
