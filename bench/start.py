@@ -189,7 +189,7 @@ def burst(engine: docker.DockerClient, jobs: int, pool: int, concurrency: int) -
 
 
 def throughput(engine: docker.DockerClient, jobs: int, pools: list[int]) -> None:
-    trial = max(8, jobs // 6)
+    trial = max(4, jobs // 6)
     at = {once: best(once, trial) for once in (run_rm, four_calls)}
     load = os.getloadavg()[0]
     cli, py = (rate(once, jobs, at[once]) for once in (run_rm, four_calls))
