@@ -1,6 +1,5 @@
 """Why a job waits, in a sentence, from the same predicate that placement asks."""
 
-import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -11,6 +10,7 @@ from jobs.scheduling.room import (
     GpuDevice,
     Lack,
     Requirements,
+    Room,
     could_ever_fit,
     has_labels,
     lack,
@@ -86,8 +86,10 @@ def _free_at_latest(
     requirements: Requirements, executor: ExecutorView, occupants: Sequence[Occupant]
 ) -> datetime | None:
     """When the executor has room for the job at the latest, should every attempt on it run until its time-out."""
-    room = copy.copy(executor.free)
     ending = [(item.free_at, item) for item in occupants if item.free_at is not None]
+    if not ending:
+        return None
+    room = Room(executor.free.cpu_millicores, executor.free.memory_bytes, executor.free.gpus)
     for free_at, occupant in sorted(ending, key=itemgetter(0)):
         room.cpu_millicores += occupant.cpu_millicores
         room.memory_bytes += occupant.memory_bytes

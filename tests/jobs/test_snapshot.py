@@ -1,12 +1,8 @@
-from datetime import timedelta
-
 import pytest
 from django.utils import timezone
 
 from executors.models import Executor
-from jobs import leadership
 from jobs.models import Attempt, Job
-from jobs.reasons import never_fits, why_waiting
 from jobs.scheduling.placement import Placement
 from jobs.snapshot import build_cluster, load_executors, load_live
 from jobs.transitions import Ledger
@@ -45,31 +41,3 @@ def test_free_is_capacity_less_the_reserve_and_the_live_attempts() -> None:
     assert (view.capacity.memory_bytes, view.free.memory_bytes) == (7 * GB, 5 * GB)
     assert [gpu.index for gpu in view.capacity.gpus] == [0, 1]
     assert [gpu.index for gpu in view.free.gpus] == [0]
-
-
-def test_a_job_waits_for_the_scheduler_when_none_runs() -> None:
-    assert why_waiting(submit()) == "No scheduler is running; jobs are placed as soon as one is."
-
-
-def test_a_job_is_told_what_is_in_its_way() -> None:
-    leadership.acquire("a")
-    place(submit(cpu_millicores=3000, timeout_seconds=60), [])
-    Attempt.objects.update(state="RUNNING", running_since=timezone.now())
-    text = why_waiting(submit(cpu_millicores=2000))
-    assert text.startswith("It needs 2 cores; 1 executor has that, but it is busy; the first is free at the latest at ")
-
-
-def test_a_job_that_waits_for_its_time_says_until_when_and_why() -> None:
-    leadership.acquire("a")
-    due = timezone.now() + timedelta(minutes=5)
-    text = why_waiting(submit(not_before=due, reason_text="The image could not be pulled."))
-    assert text == f"It is tried again at {due:%H:%M:%S} UTC. The last attempt: The image could not be pulled."
-
-
-def test_only_pending_jobs_wait() -> None:
-    assert why_waiting(submit(state="RUNNING")) == ""
-
-
-def test_the_reserve_is_not_offered() -> None:
-    assert never_fits(submit(cpu_millicores=3000)) == ""
-    assert never_fits(submit(cpu_millicores=3500)) == "It needs 3.5 cores; the largest executor offers 3 cores."
