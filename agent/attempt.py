@@ -109,6 +109,7 @@ class Attempt:
         self._saw_oom = self._reported = False
         self._ended_by = ""
         self._told = 0.0
+        self._told_running = False
         if record.stop:
             self._stop_wanted.set()
 
@@ -180,6 +181,7 @@ class Attempt:
         stuck = asyncio.create_task(writer.stuck.wait())
         try:
             if not container.ended:
+                self._told_running = True
                 self._node.link.send(
                     AttemptRunning(
                         executor_id=self._node.state.executor_id,
@@ -445,6 +447,7 @@ class Attempt:
             pulled_at=self.record.pulled_at or None,
             created_at=_text(container.created_at) if container else None,
             use=self.peaks.use(),
+            settings=container.applied if container and not self._told_running else {},
         )
 
     def _progress(self, detail: str, layers: list[Layer]) -> None:

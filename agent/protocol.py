@@ -208,7 +208,7 @@ class AttemptFinished:
     """The last event of an attempt. `reason` is one of `jobs.lifecycle.EndReason`; `message` a sentence for a person.
 
     `exit_code`, `oom_killed` and the times are the engine's own; None where no container ever ran. For `accepted_at`,
-    `pulled_at` and `created_at` see AttemptRunning.
+    `pulled_at` and `created_at` see AttemptRunning, and for `settings`, which come here where it ended at once.
     """
 
     kind: ClassVar[str] = "attempt_finished"
@@ -226,6 +226,7 @@ class AttemptFinished:
     pulled_at: str | None = None
     created_at: str | None = None
     use: Use | None = None
+    settings: dict[str, Any] = field(default_factory=dict)
 
 
 # --- Events: web to scheduler ----------------------------------------------------------------------------------

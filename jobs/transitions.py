@@ -204,8 +204,7 @@ class Ledger:
         attempt.container_id, attempt.progress = clean(event.container_id, 64), ""
         attempt.layers = []
         _note_start(attempt, event)
-        if event.settings:
-            self._settings.append(ContainerSettings(attempt=attempt, applied=bounded(event.settings)))
+        self._note_settings(attempt, event.settings)
         self.outcome.lines.append(f"job {attempt.job_id} RUNNING on {attempt.executor_name}")
         self._change(attempt)
 
@@ -218,6 +217,8 @@ class Ledger:
         attempt.container_id = clean(event.container_id, 64) or attempt.container_id
         attempt.oom_killed = event.oom_killed
         attempt.use = asdict(event.use) if event.use else None
+        if attempt.state == State.STARTING:
+            self._note_settings(attempt, event.settings)
         _note_start(attempt, event)
         self._end(attempt, reason, event.exit_code, message, engine_time(event.finished_at))
 
@@ -291,6 +292,10 @@ class Ledger:
             ContainerSettings.objects.bulk_create(self._settings)
             self._settings = []
         self._write_counters()
+
+    def _note_settings(self, attempt: Attempt, settings: dict[str, Any]) -> None:
+        if settings:
+            self._settings.append(ContainerSettings(attempt=attempt, applied=bounded(settings)))
 
     def _change(self, attempt: Attempt) -> None:
         self._dirty[attempt.job_id] = attempt

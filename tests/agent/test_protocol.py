@@ -42,7 +42,8 @@ json_values = st.recursive(
     lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
     max_leaves=4,
 )
-st.register_type_strategy(AttemptRunning, st.builds(AttemptRunning, settings=st.dictionaries(st.text(), json_values)))
+for told in (AttemptRunning, AttemptFinished):
+    st.register_type_strategy(told, st.builds(told, settings=st.dictionaries(st.text(), json_values)))
 
 
 @given(st.one_of([st.from_type(cls) for cls in get_args(Message)]))

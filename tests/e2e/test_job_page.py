@@ -33,6 +33,12 @@ def test_use_is_drawn_while_a_job_runs_and_its_end_brings_advice(page: Page, clu
     expect(use.locator("[data-chart=memory] .usage-now")).to_contain_text(re.compile(r"at most \d.* MB of 1 GB"))
     cluster.wait_final(job_id)
     expect(page.locator("#usage-advice")).to_contain_text("Asked for 1 GB of memory, peaked at")
+    cluster.redis.delete(cluster.keys.job_samples(job_id))  # as a day later
+    page.reload()
+    expect(page.locator("#usage-gone")).to_be_visible()
+    expect(page.locator("#usage-advice")).to_contain_text("Asked for 1 GB of memory, peaked at")
+    expect(use.locator("[data-chart=memory] .usage-now")).to_contain_text("at most")
+    expect(use.locator("canvas")).to_have_count(0)
 
 
 def test_a_job_that_failed_is_retried_from_its_page_and_both_know_each_other(page: Page, cluster: Cluster) -> None:
@@ -57,7 +63,9 @@ def test_attempts_say_how_long_each_took_to_start_and_to_run(page: Page, cluster
     rows = page.locator("#job-attempts tbody tr")
     expect(rows).to_have_count(2)
     for row in rows.all():
-        assert all(re.fullmatch(r"[\d.]+ s", text) for text in row.locator("td.number").all_inner_texts()[:2])
+        pull, *times, _ = row.locator("td.number").all_inner_texts()
+        assert pull == "there", "the image"
+        assert all(re.fullmatch(r"[\d.]+ s", text) for text in times), times
 
 
 def test_the_link_is_copied(page: Page, cluster: Cluster) -> None:
@@ -66,3 +74,43 @@ def test_the_link_is_copied(page: Page, cluster: Cluster) -> None:
     page.get_by_role("button", name="Copy link").click()
     expect(page.get_by_role("button", name="Copied")).to_be_visible()
     assert page.evaluate("navigator.clipboard.readText()") == f"{cluster.url}/jobs/{job_id}/"
+
+
+def test_a_progress_bar_moves_in_place_and_is_one_line_at_the_end(page: Page, cluster: Cluster) -> None:
+    bar = r"for i in 1 2 3 4 5; do printf '\r\033[32m%d0 %%\033[0m |' $i >&2; sleep 1; done; echo ' done' >&2; sleep 1"
+    job_id = cluster.shell(f"echo begin; {bar}; echo end")
+    page.goto(f"/jobs/{job_id}/")
+    unfinished = page.locator("#log .line[data-unfinished]")
+    expect(unfinished).to_have_text(re.compile(r"^[1-3]0 % \|$"))
+    expect(unfinished.locator(".fg-2")).to_be_visible()
+    expect(unfinished).to_have_text("50 % |")
+    expect(page.locator("#log-count")).to_have_text("1 line")
+    expect(unfinished).to_have_count(0)
+    cluster.wait_final(job_id)
+    lines = page.locator("#log .line > span:last-child")
+    expect(lines).to_have_text(["begin", "50 % | done", "end"])
+
+
+def test_a_short_log_takes_little_room_and_the_page_says_what_happened_and_how_it_ran(
+    page: Page, cluster: Cluster
+) -> None:
+    job_id = cluster.shell("seq 3", name="short", env={"API_TOKEN": "hunter2", "MODE": "fast"})
+    cluster.wait_final(job_id)
+    page.goto(f"/jobs/{job_id}/")
+    expect(page.locator("#log .line")).to_have_count(3)
+    assert page.locator("#log").bounding_box()["height"] < 220  # type: ignore[index]
+    expect(page.locator("#job-events li")).to_contain_text(
+        ["Submitted", "Placed on", "Container created", "Running", "Succeeded: The command exited with code 0."]
+    )
+    expect(page.locator(".timeline .step-label")).to_have_text(
+        ["Submitted", "Placed", "Created", "Running", "Succeeded"]
+    )
+    settings = page.locator("#job-settings")
+    settings.locator("summary").click()
+    for words in ("sha256:", "PidsLimit", "no-new-privileges", "json-file", "MODE=fast", "67108864 (64 MB)"):
+        expect(settings).to_contain_text(words)
+    assert "hunter2" not in page.content()
+    attempt = cluster.job(job_id)["attempts"][0]
+    assert attempt["settings"]["HostConfig"]["CapDrop"] == ["ALL"]
+    moments = [attempt[name] for name in ("accepted_at", "created_at", "started_at", "finished_at")]
+    assert moments == sorted(moments)
