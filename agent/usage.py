@@ -171,7 +171,7 @@ def from_stats(stats: dict[str, Any]) -> Reading | None:
         return None
     details = memory.get("stats", {})
     used = max(0, memory["usage"] - details.get("total_inactive_file", details.get("inactive_file", 0)))
-    networks = stats.get("networks", {}).values()
+    networks = stats.get("networks")  # Missing where the container joined the network of another.
     moved = (stats.get("blkio_stats") or {}).get("io_service_bytes_recursive")
     disk = (
         [sum(item["value"] for item in moved if item["op"].lower() == op) for op in ("read", "write")] if moved else []
@@ -180,8 +180,8 @@ def from_stats(stats: dict[str, Any]) -> Reading | None:
         stats["cpu_stats"]["cpu_usage"]["total_usage"] / 1e9,
         used,
         max(used, memory.get("max_usage", 0)),
-        sum(item["rx_bytes"] for item in networks),
-        sum(item["tx_bytes"] for item in networks),
+        sum(item["rx_bytes"] for item in networks.values()) if networks else None,
+        sum(item["tx_bytes"] for item in networks.values()) if networks else None,
         *disk,
     )
 
