@@ -61,7 +61,7 @@ class ReasonFilter(admin.SimpleListFilter):
 
 @admin.register(Job)
 class JobAdmin(ReadOnly, admin.ModelAdmin):
-    list_display = ["short", "name", "image", "state", "reason", "executor", "owner", "submitted_at", "finished_at"]
+    list_display = ["short", "name", "image", "state", "reason", "executor", "owner", "submitted_at"]
     list_filter = ["state", ReasonFilter]
     list_select_related = ["executor", "owner"]
     list_per_page = 50

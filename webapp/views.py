@@ -112,7 +112,7 @@ _cluster = Lately(cluster_context, 1, lambda context: context["executor_count"] 
 
 
 def attention_context() -> dict[str, Any]:
-    return {"attention": attention(timezone.now())}
+    return {"attention": attention(timezone.now()), "no_executors": not Executor.objects.exists()}
 
 
 def attention_fragments() -> Fragments:

@@ -73,7 +73,7 @@ def test_the_dashboard_costs_the_same_queries_however_much_it_shows(
     for number in range(30):
         make_job(State.RUNNING, make_executor(f"node-{number}"))
     text_of(client, "/")
-    with django_assert_max_num_queries(11):
+    with django_assert_max_num_queries(12):
         text_of(client, "/")
 
 
