@@ -1,8 +1,10 @@
 """Warm network sandboxes: a job in one is as isolated as without, and none is left over, shared or used again."""
 
+import asyncio
 import os
 import signal
 import tempfile
+import uuid
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,7 +14,9 @@ import pytest
 
 from agent import sandbox_image
 from agent.containers import SANDBOX_MEMORY
+from agent.engine import Engine
 from agent.protocol import Hello, StartAttempt
+from agent.sandboxes import Sandboxes, Starts
 from script.sample_image import import_busybox
 from tests.agent.harness import MB, AgentProcess, wait_for
 from tests.faults import private_engine
@@ -184,6 +188,43 @@ def test_a_pull_does_not_keep_a_sandbox_from_others(
     assert agent.finished(agent.run("127.0.0.1:1/no/such-image:1", ["true"])).reason == "image_pull_failed"
     start = agent.run(test_image, ["sleep", "30"])
     assert joined(agent, start, docker_client) == sandbox
+
+
+async def test_a_sandbox_is_for_one_alone_and_none_that_was_made_before_the_nodes_dns_changed_is_given_out(
+    docker_client: docker.DockerClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dns = tmp_path / "resolv.conf"
+    dns.write_text("nameserver 192.0.2.1")
+    monkeypatch.setattr("agent.sandboxes.DNS_FILES", (dns,))
+    engine = Engine()
+    await engine.connect()
+    pool = Sandboxes(engine, f"dns-{uuid.uuid4().hex[:6]}", 1, Starts(1))
+    running = asyncio.create_task(pool.run())
+
+    async def take() -> str:
+        for _ in range(1000):
+            if taken := pool.take():
+                return taken
+            await asyncio.sleep(0.02)
+        pytest.fail("there was no sandbox within 20 s")
+
+    try:
+        first = await take()
+        assert pool.take() == ""
+        pool.give_back(first)
+        assert pool.take() == first
+        pool.give_back(first)
+        dns.write_text("nameserver 192.0.2.2")
+        assert pool.take() == ""
+        second = await take()
+        assert second != first
+        await pool.discard(second)
+    finally:
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+        await pool.close(10)
+    wait_for(lambda: not docker_client.containers.list(all=True, filters={"id": first}))
+    engine.close()
 
 
 def test_sandboxes_count_in_the_reserve(make_agent: MakeAgent) -> None:
