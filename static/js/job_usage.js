@@ -73,7 +73,7 @@ function draw(figure, usage) {
     scales: { y: { range: (_, low, high) => [0, Math.max(high, limit ?? 0, 0.001) * 1.08] } },
     axes: [
       { stroke: ink, grid, ticks: grid, values: (_, ticks) => ticks.map((tick) => clock.format(tick * 1000)), space: 80 },
-      { stroke: ink, grid, ticks: grid, size: 66, ...(kind.steps ? { incrs: kind.steps } : {}), values: (_, ticks) => ticks.map(kind.format) },
+      { stroke: ink, grid, ticks: grid, size: 74, ...(kind.steps ? { incrs: kind.steps } : {}), values: (_, ticks) => ticks.map(kind.format) },
     ],
     series: [{}, ...series],
     hooks: {
