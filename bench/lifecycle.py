@@ -39,6 +39,7 @@ CLIENTS = 2
 LOOK_SECONDS = 0.2
 HALF_LOAD_SECONDS = 20
 BATCHES_A_SECOND = 20
+SINGLE_JOBS = 200
 PARTS = ("web", "scheduler", "agents", "redis", "database", "clients")
 
 Ask = Callable[[str], list[tuple[object, ...]]]
@@ -120,11 +121,24 @@ def submit_steadily(system: System, rate: float, seconds: float) -> None:
     submit(system, paced())
 
 
+def submit_singly(system: System, jobs: int) -> list[float]:
+    """Seconds that each of so many `POST /jobs` took, one after the other, on a system that has nothing else to do."""
+    taken = []
+    with httpx.Client(base_url=system.url, timeout=60) as api:
+        for _ in range(jobs):
+            begin = time.perf_counter()
+            api.post("/api/v1/jobs", json=JOB).raise_for_status()
+            taken.append(time.perf_counter() - begin)
+            time.sleep(0.01)
+    return taken
+
+
 def wait_until_final(ask: Ask, jobs: int, timeout: float) -> None:
     """Until as many jobs have SUCCEEDED and none is left; raises RuntimeError after `timeout` seconds."""
+    newest = "SELECT state FROM jobs_job ORDER BY id DESC LIMIT 1"  # costs nothing, and is among the last to end
     under_way = "SELECT 1 FROM jobs_job WHERE state IN ('PENDING', 'STARTING', 'RUNNING') LIMIT 1"
     deadline = time.monotonic() + timeout
-    while ask(under_way):
+    while ask(newest) != [("SUCCEEDED",)] or ask(under_way):
         if time.monotonic() > deadline:
             raise RuntimeError(f"not all jobs came to their end within {timeout:.0f} s")
         time.sleep(LOOK_SECONDS)
@@ -149,12 +163,14 @@ def measure(system: System, ask: Ask, database: int | None, jobs: int, batch: in
     wait_until_final(ask, int(str(count)), 120)
     late = int(str(count)) - warm_up - jobs
     delays = start_delays(ask, late)
+    alone = submit_singly(system, SINGLE_JOBS)
     spent = {name: 1e6 * (after[name] - before[name]) / jobs for name in after}
     return [
         f"{rate:,.0f}",
         f"{jobs / accepted:,.0f}",
         milliseconds(percentile(delays, 50)),
         milliseconds(percentile(delays, 95)),
+        milliseconds(percentile(alone, 50)),
         *(f"{spent[name]:.0f}" if name in spent else "" for name in PARTS),
     ]
 
@@ -218,7 +234,7 @@ def run(agents: int, jobs: int, batch: int, tasks: int, databases: list[str]) ->
         jobs_a_batch=f"{batch:,}",
         load_before=f"{load:.1f}",
     )
-    header = ["database", "jobs/s", "accepted/s", "start delay at half load, p50", "p95"]
+    header = ["database", "jobs/s", "accepted/s", "start delay at half load, p50", "p95", "one POST, p50"]
     print_table([*header, *(f"{name}, µs/job" for name in PARTS)], rows)
     print_table(["beside it", "tasks/s"], [(name, f"{rate:,.0f}") for name, rate in others if rate is not None])
 
