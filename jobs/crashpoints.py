@@ -1,4 +1,4 @@
-"""Named moments at which a test has the scheduler killed or stopped; without CRASH_POINT in the environment, nothing.
+"""Named moments at which a test has a scheduler or web server killed or stopped; without CRASH_POINT set, nothing.
 
 CRASH_POINT=before-send            kills the process when it comes there
 CRASH_POINT=before-send:SIGSTOP    stops it there, once, until SIGCONT

@@ -16,7 +16,7 @@ from django.utils import timezone
 from agent.protocol import Wake
 from executors import broker
 from executors.writes import insert_rows
-from jobs import idempotency, transitions
+from jobs import crashpoints, idempotency, transitions
 from jobs.lifecycle import FINAL, State
 from jobs.models import Job, JobEvent
 from jobs.submission import MAX_PRIORITY, MIN_PRIORITY, InvalidSubmission, JobSubmission
@@ -268,6 +268,7 @@ def _check_priority(priority: int | None) -> None:
 def _announce(*jobs: Job) -> None:
     if not jobs:
         return
+    crashpoints.reach("committed-before-announced")
     ids = [str(job.id) for job in jobs]
     if broker.send_event(Wake(job_ids=ids)):  # else Redis is away, and waiting for it twice helps nobody
         broker.publish_changes(jobs=ids, executors={job.executor_id for job in jobs if job.executor_id})
@@ -275,5 +276,6 @@ def _announce(*jobs: Job) -> None:
 
 def _announce_accepted(job_ids: Sequence[uuid.UUID]) -> None:
     """As `_announce`, for jobs submitted together: their ids are neighbours, so that the wake names the two ends."""
+    crashpoints.reach("committed-before-announced")
     if broker.send_event(Wake(first_job_id=str(min(job_ids)), last_job_id=str(max(job_ids)))):
         broker.publish_changes(jobs=job_ids)

@@ -97,9 +97,10 @@ class Cluster:
         folder.mkdir(exist_ok=True)
         self.processes["redis"] = start_redis(folder, self.redis_port, "--appendonly", "yes")
 
-    def start_web(self) -> None:
+    def start_web(self, **env: str) -> None:
         """Returns when the server answers."""
-        self._start("web", ["-m", "daphne", "-b", "127.0.0.1", "-p", str(self.web_port), "webapp.asgi:application"])
+        server = ["-m", "daphne", "-b", "127.0.0.1", "-p", str(self.web_port), "webapp.asgi:application"]
+        self._start("web", server, **env)
         wait_for("the web server", lambda: self._answers())
 
     def start_scheduler(self, name: str = "scheduler", **env: str) -> None:

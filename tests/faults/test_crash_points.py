@@ -2,6 +2,7 @@
 
 import signal
 
+import httpx
 import pytest
 
 from tests.cluster import wait_for
@@ -84,3 +85,16 @@ def test_8_a_leader_paused_at_a_point_past_its_lease_writes_nothing(system: Syst
         assert set(system.witness.starts(job_id).values()) == {1}
     finally:
         cluster.stop("standby")
+
+
+def test_1_a_web_server_killed_between_commit_and_wake_up_has_accepted_the_job(system: System) -> None:
+    """Nobody was told of it, not even who submitted it."""
+    cluster = system.cluster
+    cluster.stop("web")
+    cluster.start_web(CRASH_POINT="committed-before-announced")
+    with pytest.raises(httpx.TransportError):
+        system.submit_numbered(3, name="unannounced")
+    assert cluster.wait_end("web") == -signal.SIGKILL
+    system.start()
+    [job] = cluster.api.get("/jobs", params={"name": "unannounced"}).json()["jobs"]
+    system.ends_exactly(job["job_id"], 3)

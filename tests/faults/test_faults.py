@@ -96,9 +96,25 @@ def agent_ended(system: System) -> None:
 
 def agent_away_at_the_end(system: System) -> None:
     system.cluster.kill("agent-a")
+    _wait_for_the_end(system)
+    system.cluster.launch_agent("a")
+
+
+def scheduler_away_at_the_end(system: System) -> None:
+    system.cluster.kill("scheduler")
+    _wait_for_the_end(system)
+    system.cluster.start_scheduler()
+
+
+def redis_emptied_at_the_end(system: System) -> None:
+    system.cluster.kill("redis")
+    _wait_for_the_end(system)
+    system.cluster.start_redis(empty=True)
+
+
+def _wait_for_the_end(system: System) -> None:
     (container,) = system.cluster.containers()
     container.wait()
-    system.cluster.launch_agent("a")
 
 
 def scheduler_killed(system: System) -> None:
@@ -156,6 +172,7 @@ TABLE: list[tuple[Fault, Moment, int]] = [
     (agent_ended, while_pulling, 1),
     (agent_ended, while_logging, 1),
     (agent_away_at_the_end, while_logging, 1),
+    (scheduler_away_at_the_end, while_logging, 1),
     (scheduler_killed, while_pulling, 1),
     (scheduler_killed, while_logging, 1),
     (web_killed, while_logging, 1),
@@ -164,6 +181,7 @@ TABLE: list[tuple[Fault, Moment, int]] = [
     (redis_emptied, while_pulling, 1),
     (redis_emptied, while_running, 1),
     (redis_emptied, while_logging, 1),
+    (redis_emptied_at_the_end, while_logging, 1),
     (redis_flushed, while_logging, 1),
     (redis_away, while_pulling, 1),
     (redis_away, while_logging, 1),
