@@ -13,6 +13,7 @@ from uuid import UUID
 
 import psutil
 from django.conf import settings
+from django.db.models import F
 from django.utils import timezone
 
 from agent.protocol import AttemptFinished, Event, Wake
@@ -20,6 +21,7 @@ from bench import mixes
 from executors import broker
 from executors.models import Executor
 from jobs import leadership
+from jobs.lifecycle import State
 from jobs.models import Attempt, Job
 from jobs.scheduler import Scheduler
 from jobs.scheduling.placement import PendingJob
@@ -44,6 +46,12 @@ def fill(had: tuple[int, int], wanted: tuple[int, int]) -> None:
     """Executors and pending jobs, from the numbers there were to those wanted."""
     add_executors(mixes.executors(wanted[0])[had[0] :])
     add_jobs(mixes.eight_shapes(wanted[1])[had[1] :])
+    # What was placed by the last leader has been started since.
+    now = timezone.now()
+    started = {"state": State.RUNNING, "started_at": now}
+    Attempt.objects.filter(state=State.STARTING).update(**started, running_since=now)
+    Job.objects.filter(state=State.STARTING).update(**started)
+    Executor.objects.update(passed_command=F("last_command"))
 
 
 def measure(first_newcomer: int, events: int) -> None:
