@@ -15,6 +15,7 @@ BENCHMARKS: dict[str, list[str]] = {
     "overhead": ["--jobs", "5"],
     "start": ["--jobs", "8", "--pools", "2", "--single", "3", "--quiet", "5", "--seconds", "3"],
     "logs": ["--lines", "20000", "--rounds", "1"],
+    "chaos": ["--minutes", "0.2", "--seed", "7"],
     "web": ["--executors", "50", "--jobs", "5000", "--requests", "5"],
     "sockets": ["--dashboards", "1", "20", "--readers", "10", "--seconds", "5"],
 }
