@@ -14,6 +14,8 @@ import requests
 
 LABEL_JOB, LABEL_EXECUTOR = "workload-runner.job", "workload-runner.executor"
 READY_SECONDS = 0.2
+LAST = "the last"
+"""In place of a host name: that of the log's last line."""
 
 
 # --- Containers --------------------------------------------------------------------------------------------------
@@ -78,8 +80,9 @@ class Witness:
             self._hosts[container] = mode.removeprefix("container:") if mode.startswith("container:") else container
 
     def host(self, container: str) -> str:
-        """The host name that a container had, by which it calls itself in `numbered` lines."""
-        return self._hosts.get(container, container)[:12]
+        """The host name that a container had, by which it calls itself in `numbered` lines; LAST where it was gone
+        before it could be asked."""
+        return self._hosts.get(container, LAST)[:12]
 
     def starts(self, job_id: str = "") -> Counter[str]:
         """How often each container name (of one job) was started."""
@@ -138,6 +141,8 @@ def check_lines(log: Sequence[str], whole: Iterable[str], lines: int) -> LogFaul
     system's own word on an attempt that was lost is not one of them.
     """
     faults = LogFaults()
+    own = [found[2] for line in log if (found := _LINE.match(line))]
+    whole = [own[-1] if host == LAST and own else host for host in whole]
     seen: dict[tuple[str, str], int] = {(container, stream): 0 for container in whole for stream in _STREAMS}
     for line in log:
         found = _LINE.match(line)

@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.evidence import LogFaults, check_lines
+from tests.evidence import LAST, LogFaults, check_lines
 
 FIRST, SECOND = "a" * 12, "b" * 12
 
@@ -31,3 +31,4 @@ BEGUN = log(("stdout", FIRST, 0), ("stdout", FIRST, 1), ("stderr", FIRST, 0))
 )
 def test_what_a_log_lacks_or_has_twice_is_counted(lines: list[str], faults: LogFaults) -> None:
     assert check_lines(lines, [SECOND], 2) == faults
+    assert check_lines(lines, [LAST], 2) == faults
