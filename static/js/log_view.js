@@ -219,7 +219,9 @@ export class LogView {
   sizeSpace() {
     this.spaceHeight = Math.max(1, Math.min(this.whole, this.most));
     const height = `${this.spaceHeight}px`;
-    if (this.space.style.height !== height) this.space.style.height = height;
+    if (this.space.style.height === height) return;
+    this.space.style.height = height;
+    this.height = this.scroller.clientHeight; // which grows with few rows
   }
 
   place() {

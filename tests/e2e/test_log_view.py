@@ -434,6 +434,7 @@ def assert_rows_touch(page: Page) -> None:
 def test_what_is_at_the_top_stays_there_when_lines_are_wrapped_or_not(page: Page, cluster: Cluster, job: str) -> None:
     print_lines(cluster, job, (f"{number} " + "long words " * (number % 7 * 12) for number in range(3000)))
     open_log(page, job)
+    expect(text(page, 2999)).to_be_visible()
     scroll_to(page, 0.5)
     top = in_view(page)[0]
     keys(page, "w")
