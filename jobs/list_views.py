@@ -20,7 +20,7 @@ from django_htmx.middleware import HtmxDetails
 
 from executors.hub import Fragments
 from executors.models import Executor
-from executors.templatetags.display import shell
+from executors.templatetags.display import shell, short_id
 from jobs import services
 from jobs.lifecycle import State
 from jobs.listing import COUNT_LIMIT, JobFilter, as_job_id, count, find, matching_ids
@@ -131,7 +131,7 @@ def palette(request: HttpRequest) -> JsonResponse:
         {
             "kind": "Job",
             "name": job.name or shell(job.command)[:80] or job.image,
-            "detail": f"{job.state.capitalize()}, {job.image}",
+            "detail": f"{job.state.capitalize()}, {short_id(job.id)}, {job.image}",
             "address": job.get_absolute_url(),
         }
         for job in find(job_filter, size=PALETTE_JOBS).jobs
