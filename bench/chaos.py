@@ -90,7 +90,6 @@ class Chaos:
         self.states: dict[str, tuple[str, str, int | None, str]] = {}
         self.harms: list[Harm] = []
         self.findings = Findings()
-        self.by_hand: set[str] = set()
         self.emptied: list[float] = []
         self.forgotten = self.lines_read = 0
         self.checked: set[str] = set()
@@ -296,7 +295,7 @@ class Chaos:
         state, reason, code, _ = self.states.get(job.id, ("", "", None, ""))
         if state not in FINAL:
             self.findings.add("jobs lost", f"{job.id} ({job.kind}) is {state or 'unknown'}")
-        elif not self.ended_well(job, state, reason, code):
+        elif not self.ended_well(job, state, reason):
             self.findings.add("jobs that ended wrongly", f"{job.id} ({job.kind}): {state} {reason} {code}")
         codes = self.witness.exit_codes(job.id)
         if state == "SUCCEEDED" and 0 not in codes.values():
@@ -312,13 +311,10 @@ class Chaos:
                 if most > capacity:
                     self.findings.add("over-commit instants", f"node: {executor_id} {most} {unit} of {capacity}")
 
-    def ended_well(self, job: Submitted, state: str, reason: str, code: int | None) -> bool:
+    def ended_well(self, job: Submitted, state: str, reason: str) -> bool:
         if state == job.expected or reason in PLATFORM:
             return True
-        if job.kind == "stubborn":
-            return job.aborted or state == "SUCCEEDED"
-        # Killed by hand while no agent looked: to the engine that is exit code 137 and nothing more.
-        return code == 137 and any(f"job-{job.id}-" in name for name in self.by_hand)
+        return job.kind == "stubborn" and (job.aborted or state == "SUCCEEDED")
 
 
 _STATES = """
@@ -387,7 +383,6 @@ def _by_hand(chaos: Chaos, choose: random.Random, act: "Callable[[docker.models.
     running = [container for container in chaos.cluster.containers() if container.status == "running"]
     if running:
         container = choose.choice(running)
-        chaos.by_hand.add(container.name)
         with contextlib.suppress(docker.errors.APIError):
             act(container)
 
