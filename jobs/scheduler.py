@@ -308,9 +308,17 @@ class Scheduler:
                 mirror.doubt(item.job_id)
         for name in changed:
             mirror.set_executor(name, rows.get(name))
-        if placed and (over := snapshot.overcommitted(row for name, row in rows.items() if name not in changed)):
-            raise WrongMemory(f"{over[0].name} would have got more than it has; nothing was placed.")
+        _check_room([row for name, row in rows.items() if name not in changed], placed)
         return placed, more or bool(refused)
+
+
+def _check_room(executors: Sequence[Executor], placed: Sequence[Attempt]) -> None:
+    """Holds what was placed against what the database counts on those executors. Raises WrongMemory."""
+    if placed and (over := snapshot.overcommitted(executors)):
+        raise WrongMemory(f"{over[0].name} would have got more than it has; nothing was placed.")
+    gpus_given = {attempt.executor_id for attempt in placed if attempt.gpu_indices and attempt.executor_id}
+    if gpus_given and (shared := snapshot.sharing_gpus(gpus_given)):
+        raise WrongMemory(f"A GPU of executor {shared[0]} would have been given twice; nothing was placed.")
 
 
 def _reach(moment: str, batch: Sequence[Event], placed: Sequence[Attempt] = ()) -> None:

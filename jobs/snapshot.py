@@ -1,6 +1,6 @@
 """Database rows as the plain values of `jobs/scheduling`: read a piece at a time, each piece by an index."""
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -129,14 +129,22 @@ def overcommitted(executors: Iterable[Executor]) -> list[Executor]:
     """Those of the executors whose live attempts, as the database counts them now, ask for more than they have."""
     by_id = {executor.id: executor for executor in executors}
     live = Attempt.objects.filter(executor_id__in=by_id, finished_at__isnull=True).order_by().values_list("executor_id")
-    sums = live.annotate(Sum("job__cpu_millicores"), Sum("job__memory_bytes"), Sum("job__gpu_count"))
     return [
         by_id[executor_id]
-        for executor_id, cpu, memory, gpus in sums
-        if cpu > by_id[executor_id].allocatable_cpu_millicores
-        or memory > by_id[executor_id].allocatable_memory_bytes
-        or gpus > len(by_id[executor_id].gpus)
+        for executor_id, cpu, memory in live.annotate(Sum("job__cpu_millicores"), Sum("job__memory_bytes"))
+        if cpu > by_id[executor_id].allocatable_cpu_millicores or memory > by_id[executor_id].allocatable_memory_bytes
     ]
+
+
+def sharing_gpus(executor_ids: Collection[str]) -> list[str]:
+    """Those of the executors on which two live attempts have the same GPU."""
+    live = Attempt.objects.filter(executor_id__in=executor_ids, finished_at__isnull=True).order_by()
+    held = Counter(
+        (executor_id, index)
+        for executor_id, indices in live.values_list("executor_id", "gpu_indices")
+        for index in indices
+    )
+    return sorted({executor_id for (executor_id, _), holders in held.items() if holders > 1})
 
 
 # --- The queue ---------------------------------------------------------------------------------------------------

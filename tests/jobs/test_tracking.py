@@ -247,6 +247,33 @@ def test_3_nothing_is_placed_where_the_database_counts_more_than_is_remembered(l
     assert fresh(waiting).state == "STARTING"
 
 
+def test_3_a_gpu_that_the_database_says_is_taken_is_not_given_again(
+    redis_client: redis.Redis, leader: Scheduler
+) -> None:
+    node = Node(redis_client, gpus=1)
+    node.hello()
+    first = run(leader, node, gpu_type="any", gpu_count=1)
+    remembered(leader).state.attempt_ended(first.id)
+    second = submit(gpu_type="any", gpu_count=1)
+    with pytest.raises(WrongMemory, match="A GPU of executor n1"):
+        settle(leader)
+    assert fresh(second).state == "PENDING"
+
+
+def test_a_node_that_lost_a_gpu_in_use_still_gets_what_it_has_room_for(
+    redis_client: redis.Redis, leader: Scheduler
+) -> None:
+    node = Node(redis_client, gpus=2)
+    node.hello()
+    run(leader, node, gpu_type="any", gpu_count=2)
+    node.gpus = 1
+    node.hello()
+    assert len(settle(leader)) == 0
+    job, another = submit(), submit(gpu_type="any", gpu_count=1)
+    settle(leader)
+    assert (fresh(job).state, fresh(another).state) == ("STARTING", "PENDING")
+
+
 def test_a_pass_that_fails_is_not_remembered(leader: Scheduler, node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
     job = submit()
     with monkeypatch.context() as patch:
