@@ -13,6 +13,7 @@ BENCHMARKS: dict[str, list[str]] = {
     "growth": ["--executors", "100", "--jobs", "8000", "--rounds", "1"],
     "lifecycle": ["--quick"],
     "overhead": ["--jobs", "5"],
+    "waterfall": ["--jobs", "5"],
     "start": ["--jobs", "8", "--pools", "2", "--single", "3", "--quiet", "5", "--seconds", "3"],
     "logs": ["--lines", "20000", "--rounds", "1"],
     "chaos": ["--minutes", "0.2", "--seed", "7"],
