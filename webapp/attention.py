@@ -51,7 +51,8 @@ class Item:
 
 def attention(now: datetime) -> list[Item]:
     """All there is, the worst first."""
-    return [*ailing_executors(), *failing_jobs(now), *misfits(), *waiting_jobs(now)]
+    items = [*ailing_executors(), *failing_jobs(now), *misfits(), *waiting_jobs(now)]
+    return sorted(items, key=lambda item: item.level != "error")
 
 
 def ailing_executors() -> list[Item]:

@@ -133,7 +133,7 @@ function make(figure) {
       width: place.clientWidth || 300,
       height: HEIGHT,
       legend: { show: false },
-      padding: [8, 6, 0, 0],
+      padding: [8, 18, 0, 0],
       cursor: { y: false, drag: { x: false, y: false }, points: { size: 6 }, sync: { key: "time" } },
       scales: { x: { time: true, range: () => [columns.from, columns.to] }, y: { range: (_, low, high) => [0, high > 0 ? high * 1.08 : 1] } },
       axes: [
