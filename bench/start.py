@@ -13,8 +13,10 @@ and docker-py until the container was started. CPU a job is that of the agent's 
 import argparse
 import os
 import resource
+import signal
 import statistics
 import subprocess
+import sys
 import tempfile
 import threading
 import time
@@ -271,6 +273,7 @@ if __name__ == "__main__":
     parser.add_argument("--quiet", type=int, nargs="*", default=[100, 1000], help="numbers of running jobs")
     parser.add_argument("--seconds", type=float, default=30, help="for which quiet jobs are watched")
     arguments = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # What was started is ended and removed.
     here = docker.from_env()
     import_busybox(here, IMAGE)
     if arguments.single:
