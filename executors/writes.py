@@ -1,7 +1,7 @@
 """Many rows written or found at once, by the way measured fastest for each database; docs/decisions/0012 has figures.
 
-PostgreSQL: COPY, and UPDATE from arrays, both as text that is made here a column at a time. SQLite: Django's own
-INSERT, and one prepared UPDATE for all rows. Django's `bulk_update` is slow on both: its time goes into building CASE.
+PostgreSQL: COPY, and UPDATE from arrays, both as text that is made here a column at a time. SQLite: one prepared
+INSERT or UPDATE for all rows. Django's `bulk_update` is slow on both: its time goes into building CASE.
 """
 
 import json
@@ -26,7 +26,9 @@ def insert_rows(rows: Sequence[Model]) -> None:
     if connection.vendor == "postgresql":
         _copy(connection, rows)
     else:
-        type(rows[0])._base_manager.bulk_create(rows)
+        _insert_one_by_one(connection, rows)
+    for row in rows:
+        row._state.adding, row._state.db = False, DEFAULT_DB_ALIAS
 
 
 def update_rows(rows: Sequence[Model], fields: Sequence[str]) -> None:
@@ -146,6 +148,22 @@ def _type(connection: BaseDatabaseWrapper, field: "Field[Any, Any]") -> str:
 # --- SQLite ------------------------------------------------------------------------------------------------------
 
 
+def _insert_one_by_one(connection: BaseDatabaseWrapper, rows: Sequence[Model]) -> None:
+    meta = rows[0]._meta
+    if isinstance(meta.pk, AutoField):
+        # The transaction holds the one lock for writing, so nobody else takes these.
+        with connection.cursor() as cursor:
+            cursor.execute("SELECT seq FROM sqlite_sequence WHERE name = %s", [meta.db_table])
+            last = (cursor.fetchone() or (0,))[0]
+        for number, row in enumerate(rows, start=last + 1):
+            row.pk = number
+    fields = meta.concrete_fields
+    names = ", ".join(_quoted(connection, field.column) for field in fields)
+    places = ", ".join("%s" for _ in fields)
+    statement = f"INSERT INTO {_quoted(connection, meta.db_table)} ({names}) VALUES ({places})"  # noqa: S608
+    _execute_for_each(connection, statement, [(field, _new_values(rows, field)) for field in fields])
+
+
 def _update_one_by_one(
     connection: BaseDatabaseWrapper,
     rows: Sequence[Model],
@@ -155,11 +173,17 @@ def _update_one_by_one(
     table = _quoted(connection, rows[0]._meta.db_table)
     assignments = ", ".join(f"{_quoted(connection, field.column)} = %s" for field in changed)
     statement = f"UPDATE {table} SET {assignments} WHERE {_quoted(connection, key.column)} = %s"  # noqa: S608
-    columns = [
-        [field.get_db_prep_save(getattr(row, field.attname), connection) for row in rows] for field in [*changed, key]
-    ]
+    _execute_for_each(
+        connection, statement, [(field, [getattr(row, field.attname) for row in rows]) for field in [*changed, key]]
+    )
+
+
+def _execute_for_each(
+    connection: BaseDatabaseWrapper, statement: str, columns: "Sequence[tuple[Field[Any, Any], list[Any]]]"
+) -> None:
+    prepared = [[field.get_db_prep_save(value, connection) for value in values] for field, values in columns]
     with connection.cursor() as cursor:
-        cursor.executemany(statement, list(zip(*columns, strict=True)))
+        cursor.executemany(statement, list(zip(*prepared, strict=True)))
 
 
 # --- Both --------------------------------------------------------------------------------------------------------

@@ -289,7 +289,7 @@ class Ledger:
         update_rows(attempts, _ATTEMPT_FIELDS)
         update_rows([attempt.job for attempt in attempts], _JOB_FIELDS)
         if self._settings:
-            ContainerSettings.objects.bulk_create(self._settings)
+            insert_rows(self._settings)
             self._settings = []
         self._write_counters()
 

@@ -30,6 +30,7 @@ def test_rows_that_are_inserted_have_every_value_and_their_keys() -> None:
     rows = [executor("a"), executor("b", problem="", labels={}, schedulable=False)]
     insert_rows(rows)
     assert [model_to_dict(row) for row in Executor.objects.order_by("id")] == [model_to_dict(row) for row in rows]
+    rows[1].save()  # it is known to be there
     events = [ExecutorEvent(executor=row, kind="lost", at=NOW, text=AWKWARD) for row in rows]
     insert_rows(events)
     insert_rows([])
