@@ -6,7 +6,7 @@ import json
 import logging
 import time
 from collections import deque
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from typing import Any
 
 from docker.errors import APIError
@@ -91,10 +91,10 @@ class Agent:
             self._follow_engine(),
             self._beat(),
             self._ping_engine(),
-            self._sample(),
-            self._tell_images(),
-            sample_usage(self._running_now, self._engine, self._link),
-            self._remove_leftovers(),
+            _kept_up(self._sample),
+            _kept_up(self._tell_images),
+            _kept_up(lambda: sample_usage(self._running_now, self._engine, self._link)),
+            _kept_up(self._remove_leftovers),
             self._sandboxes.run(),
             self._link.receive(self._state.last_command, self._handle),
         ]
@@ -408,6 +408,16 @@ class Agent:
             if container["Id"] not in in_use
             and not self._sandboxes.keeps(container["Id"], container["Names"][0].lstrip("/"))
         ]
+
+
+async def _kept_up(loop: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    """A loop beside the work: what nobody thought of must not end the agent, so it is said, and the loop begun anew."""
+    while True:
+        try:
+            await loop()
+        except Exception:
+            logger.exception("A loop of the agent failed and begins anew")
+        await asyncio.sleep(ENGINE_RETRY)
 
 
 async def _cancel(tasks: set[asyncio.Task[None]]) -> None:

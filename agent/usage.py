@@ -164,10 +164,10 @@ def _table(path: Path) -> dict[str, int]:
     return {name: int(value) for name, value in (line.split() for line in path.read_text().splitlines())}
 
 
-def from_stats(stats: dict[str, Any]) -> Reading | None:
-    """The same from the engine's answer; None for a container that does not run."""
-    memory = stats.get("memory_stats", {})
-    if "usage" not in memory:
+def from_stats(stats: dict[str, Any] | None) -> Reading | None:
+    """The same from the engine's answer; None for a container that does not run, of which it may say `null`."""
+    memory = (stats or {}).get("memory_stats") or {}
+    if not stats or "usage" not in memory:
         return None
     details = memory.get("stats", {})
     used = max(0, memory["usage"] - details.get("total_inactive_file", details.get("inactive_file", 0)))

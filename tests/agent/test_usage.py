@@ -2,6 +2,7 @@
 
 import time
 from pathlib import Path
+from typing import Any
 
 import docker
 import pytest
@@ -81,3 +82,10 @@ def test_the_kernel_and_the_engine_say_the_same_of_a_container(
         assert (by_kernel.read_bytes is None) is False
     finally:
         container.remove(force=True)
+
+
+@pytest.mark.parametrize("said", [None, {}, {"memory_stats": None}, {"memory_stats": {}}])
+def test_an_engine_that_says_nothing_of_a_container_that_just_ended_gives_no_reading(
+    said: dict[str, Any] | None,
+) -> None:
+    assert from_stats(said) is None
