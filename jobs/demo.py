@@ -177,7 +177,8 @@ def make_jobs(count: int, days: float, executors: list[Executor], now: datetime,
     running = list(islice(_running(rng, fields, user, executors, now, most_each), count // 4))
     waiting = [_waiting(rng, fields, user, now, number) for number in range(min(40, count // 100))]
     ended = max(0, count - len(running) - len(waiting))
-    rng.seed(SEED + made)
+    if made:
+        rng.seed(SEED + made)  # not the same jobs again
     rows = _ended(rng, fields, user, executors, now, range(made, ended), days)
     while batch := list(islice(rows, BATCH)):
         yield (made := made + _save(batch))
