@@ -20,11 +20,12 @@ def browser() -> Iterator[Browser]:
 def whole_cluster(
     tmp_path_factory: pytest.TempPathFactory, test_image: str, docker_client: docker.DockerClient
 ) -> Iterator[Cluster]:
-    """Web, a scheduler and an agent."""
+    """Web, a scheduler and an agent, which makes no network of its own accord: Chromium drops what it is loading when
+    one comes or goes."""
     with Cluster(tmp_path_factory.mktemp("cluster"), test_image, docker_client) as cluster:
         cluster.start_web()
         cluster.start_scheduler()
-        cluster.start_agent()
+        cluster.start_agent(AGENT_SANDBOX_POOL="0")
         yield cluster
 
 
