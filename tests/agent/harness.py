@@ -71,11 +71,16 @@ class AgentProcess:
 
     def start(self) -> "AgentProcess":
         hellos = len(self.events(Hello))
+        self.launch()
+        wait_for(lambda: len(self.events(Hello)) > hellos, what="the agent's hello")
+        return self
+
+    def launch(self) -> subprocess.Popen[bytes]:
+        """As `start`, without waiting."""
         self.process = subprocess.Popen(
             [sys.executable, "-m", "agent"], env=self.environment, stderr=subprocess.DEVNULL
         )
-        wait_for(lambda: len(self.events(Hello)) > hellos, what="the agent's hello")
-        return self
+        return self.process
 
     def kill(self) -> None:
         assert self.process

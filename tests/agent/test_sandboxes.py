@@ -134,11 +134,10 @@ def test_an_agent_that_was_killed_leaves_no_sandbox_but_that_of_a_job_that_goes_
     (sandbox,) = warm(agent, docker_client)
     agent.kill()
     agent.environment["CRASH_POINT"] = moment
-    agent.start()
     if moment == "sandbox-created":
-        assert agent.process
-        agent.process.wait(20)
+        agent.launch().wait(20)
     else:
+        agent.start()
         wait_for(lambda: warm(agent, docker_client) != [sandbox])
     start = agent.run(
         test_image, ["sh", "-c", "ip -o -4 addr show dev eth0 | wc -l; sleep 1; ip -o -4 addr show dev eth0 | wc -l"]
