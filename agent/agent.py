@@ -116,10 +116,8 @@ class Agent:
         if self._leaving and self._link.connected and not self._problem:
             await asyncio.wait(set(self._leaving), timeout=FLUSH_SECONDS)
         await _cancel({*others, *self._tasks})
-        if self._problem:
-            await self._link.flush(FLUSH_SECONDS)
-        else:
-            await asyncio.gather(self._link.flush(FLUSH_SECONDS), self._sandboxes.close(SANDBOX_SECONDS))
+        # Also with a problem, which may be over and not known to be.
+        await asyncio.gather(self._link.flush(FLUSH_SECONDS), self._sandboxes.close(SANDBOX_SECONDS))
         await _cancel({deliver})
         self._engine.close()
         await self._link.close()
