@@ -30,8 +30,8 @@ import psycopg
 
 from bench import peers
 from bench.demo import Demo
-from bench.private_postgres import PrivatePostgres, binary
 from bench.report import milliseconds, percentile, print_machine, print_table
+from script.private_postgresql import find_programs, private_postgresql
 from tests.cluster import wait_for
 
 JOB = {"docker_image": "registry.example/nothing:1", "command": ["true"], "cpu_cores": 1, "memory_gb": 0.5}
@@ -196,7 +196,7 @@ def on_sqlite(directory: Path, agents: int) -> Iterator[tuple[System, Ask, int |
 @contextmanager
 def on_postgres(directory: Path, agents: int) -> Iterator[tuple[System, Ask, int | None]]:
     with (
-        PrivatePostgres(directory / "postgres") as server,
+        private_postgresql() as server,
         System(directory / "system", agents, DATABASE_URL=server.url) as system,
         psycopg.connect(server.url, autocommit=True) as connection,
     ):
@@ -214,14 +214,15 @@ def run(agents: int, jobs: int, batch: int, tasks: int, databases: list[str]) ->
     rows: list[list[object]] = []
     load = os.getloadavg()[0]
     for name in databases:
-        if name == "PostgreSQL" and binary("postgres") is None:
+        if name == "PostgreSQL" and find_programs() is None:
             print("PostgreSQL is not installed here, so it is left out.")
             continue
         start = on_postgres if name == "PostgreSQL" else on_sqlite
-        with tempfile.TemporaryDirectory(prefix="workload-runner-bench-") as folder:
-            Path(folder).chmod(0o755)
-            with start(Path(folder), agents) as (system, ask, database):
-                rows.append([name, *measure(system, ask, database, jobs, batch)])
+        with (
+            tempfile.TemporaryDirectory(prefix="workload-runner-bench-") as folder,
+            start(Path(folder), agents) as (system, ask, database),
+        ):
+            rows.append([name, *measure(system, ask, database, jobs, batch)])
     others = [
         ("Celery over Redis, outcome not kept", peers.celery_rate(tasks, keep_results=False)),
         ("Celery over Redis, outcome kept in Redis", peers.celery_rate(tasks, keep_results=True)),

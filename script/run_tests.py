@@ -1,20 +1,19 @@
 """What script/test does once .venv exists: what the tests need, the linters, the tests on PostgreSQL and on SQLite."""
 
 import os
-import pwd
 import shutil
 import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Sequence
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 from script import packages
 from script.console import Problem, say
 from script.engine import available_engine
-from script.private_redis import free_port
+from script.private_postgresql import private_postgresql
 
 ROOT = Path(__file__).resolve().parent.parent
 BIN = Path(sys.executable).parent
@@ -86,68 +85,12 @@ def _install_what_is_missing() -> None:
 def _run_on_postgresql() -> int:
     """pytest's exit code; 0 where there is no PostgreSQL to run on."""
     try:
-        with _private_postgresql() as url:
+        with private_postgresql("fsync=off") as server:
             say(f"Tests on PostgreSQL: {' '.join(POSTGRESQL_TESTS)}")
-            return _pytest(("-m", "not docker", *POSTGRESQL_TESTS), DATABASE_URL=url)
+            return _pytest(("-m", "not docker", *POSTGRESQL_TESTS), DATABASE_URL=server.url)
     except Problem as problem:
         say(f"NO POSTGRESQL: nothing was tested on it. {problem}")
         return 0
-
-
-@contextmanager
-def _private_postgresql() -> Iterator[str]:
-    """The URL of a PostgreSQL cluster of our own, thrown away afterwards. Raises Problem where there can be none."""
-    programs = _postgresql_programs()
-    # The server refuses to run as root; Debian's package brings the user postgres.
-    account = _account("postgres") if os.geteuid() == 0 else None
-    with tempfile.TemporaryDirectory(prefix="workload-runner-postgresql-") as folder:
-        if account:
-            os.chown(folder, account.pw_uid, account.pw_gid)
-        data, port = f"{folder}/data", free_port()
-        _quietly(account, programs / "initdb", "-D", data, "-U", "tests", "-A", "trust", "--no-sync", "-E", "UTF8")
-        options = f"-p {port} -c listen_addresses=127.0.0.1 -c unix_socket_directories='' -c fsync=off"
-        _quietly(account, programs / "pg_ctl", "-D", data, "-w", "-l", f"{folder}/log", "-o", options, "start")
-        try:
-            yield f"postgres://tests@127.0.0.1:{port}/postgres"
-        finally:
-            _quietly(account, programs / "pg_ctl", "-D", data, "-w", "-m", "immediate", "stop")
-
-
-def _postgresql_programs() -> Path:
-    """The newest folder with initdb and pg_ctl; Debian keeps them off PATH."""
-    debian = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"), key=lambda path: float(path.parts[4]))
-    on_path = shutil.which("pg_ctl")
-    if debian:
-        return debian[-1].parent
-    if on_path and shutil.which("initdb"):
-        return Path(on_path).resolve().parent
-    raise Problem("initdb and pg_ctl were not found.")
-
-
-def _account(name: str) -> pwd.struct_passwd:
-    try:
-        return pwd.getpwnam(name)
-    except KeyError:
-        raise Problem(f"PostgreSQL does not run as root, and there is no user {name}.") from None
-
-
-def _quietly(account: pwd.struct_passwd | None, *command: str | Path) -> None:
-    """Runs a command as `account`, or as ourselves; raises Problem with what it printed where it fails."""
-    # To a file: the server that pg_ctl starts would keep a pipe open for ever.
-    with tempfile.TemporaryFile() as output:
-        result = subprocess.run(
-            command,
-            cwd="/",
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=output,
-            user=account and account.pw_uid,
-            group=account and account.pw_gid,
-            extra_groups=account and [],
-        )
-        if result.returncode != 0:
-            output.seek(0)
-            raise Problem(f"{Path(command[0]).name} failed: {output.read().decode(errors='replace').strip()}")
 
 
 def _pytest(arguments: Sequence[str], **env: str) -> int:

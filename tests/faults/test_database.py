@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 import docker
 import pytest
 
-from bench.private_postgres import PrivatePostgres, binary
+from script.private_postgresql import find_programs, private_postgresql
 from tests.cluster import wait_for
 from tests.faults.system import System, running_system
 from tests.proxy import Proxy
@@ -15,14 +15,11 @@ pytestmark = pytest.mark.docker
 
 
 @pytest.fixture(scope="module")
-def network(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Proxy, str]]:
+def network() -> Iterator[tuple[Proxy, str]]:
     """What stands between everybody and the database, and the database's URL through it."""
-    if binary("initdb") is None:
+    if find_programs() is None:
         pytest.skip("NO POSTGRESQL IS INSTALLED, so its going away is not tested here")
-    directory = tmp_path_factory.mktemp("postgres")
-    for folder in (directory, *directory.parents[:2]):
-        folder.chmod(0o755)  # the server is another user
-    with PrivatePostgres(directory / "server") as server, Proxy(server.port) as proxy:
+    with private_postgresql() as server, Proxy(server.port) as proxy:
         yield proxy, server.url.replace(str(server.port), str(proxy.port))
 
 
