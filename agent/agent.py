@@ -43,8 +43,8 @@ FINISHED_KEPT = 1000
 FLUSH_SECONDS = 3.0
 SANDBOX_SECONDS = 5.0
 FULL_SECONDS = 60
-IMAGES_INTERVAL = 60.0
 """How long nothing new is taken after Docker said that its disk is full."""
+IMAGES_INTERVAL = 60.0
 SWEEP_INTERVAL = 600
 """Between two looks for containers that nobody needs, such as one whose creation was answered too late."""
 

@@ -5,6 +5,7 @@ nothing is heard in time, a TimeoutError. A call that is cancelled takes its con
 """
 
 import asyncio
+import contextlib
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
@@ -49,10 +50,7 @@ class Pool:
         before. `urgent`: it does not wait until fewer than `most` are on their way.
         """
         request = _request("1.1", method, target, body, {"Content-Type": kind} if body else {})
-        if urgent:
-            async with asyncio.timeout(within):
-                return await self._call(request, repeat)
-        async with self._slots, asyncio.timeout(within):
+        async with contextlib.nullcontext() if urgent else self._slots, asyncio.timeout(within):
             return await self._call(request, repeat)
 
     async def _call(self, request: bytes, repeat: bool) -> Answer:

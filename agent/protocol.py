@@ -50,8 +50,8 @@ class HeldAttempt:
 
 @dataclass(frozen=True, slots=True)
 class Layer:
-    """A layer of an image that is being pulled. `status` is `waiting`, `downloading`, `unpacking` or `done`; `current`
-    of `total` bytes of that are done, 0 of 0 where nobody says."""
+    """A layer of an image that is being pulled. `status` is `waiting`, `downloading`, `downloaded`, `unpacking` or
+    `done`; `current` of `total` bytes of that are done, 0 of 0 where nobody says."""
 
     id: str
     status: str
@@ -78,6 +78,10 @@ class Use:
     read_bytes: int = 0
     written_bytes: int = 0
     held_back: int = 0
+
+
+AT_LIMIT = 0.93
+"""The part of its CPU limit from which on a container counts as held back by it."""
 
 
 # --- Commands: scheduler to agent ------------------------------------------------------------------------------

@@ -16,7 +16,7 @@ from docker.errors import APIError
 
 from agent.engine import Engine, EngineAway
 from agent.link import Link
-from agent.protocol import StartAttempt, Use
+from agent.protocol import AT_LIMIT, StartAttempt, Use
 from agent.resources import GpuMonitor
 
 logger = logging.getLogger(__name__)
@@ -28,8 +28,6 @@ MOST_A_SECOND = 25
 """Containers looked at in a second: of many at once each is looked at less often, so that they cost little together."""
 SPREAD = 200
 """A container's samples are this part of its age apart: those of a month are a few thousand, closest at its start."""
-AT_LIMIT = 0.93
-"""The part of its CPU limit from which on a container counts as held back by it."""
 
 CGROUPS = Path("/sys/fs/cgroup")
 

@@ -201,20 +201,19 @@ def _take_or_postpone(client: redis.Redis, job_id: str, log: LogArchive) -> Take
 def _take(client: redis.Redis, job_id: str, log: LogArchive) -> Take:
     size = min(ARCHIVE_AFTER_BYTES, max(1, settings.LOG_ARCHIVE_LIMIT_BYTES // 8))
     meta, first, total, count, text = _read(client, job_id, log.lines, size)
-    attempt = meta.get("attempt", "0")
-    begin = int(meta.get(f"begin:{attempt}", 0))
-    expected = log.begins.get(attempt, max(begin, log.lines))
-    if expected > begin:
+    attempt, begin = _begun(meta)
+    expected = log.begins.get(attempt, max(int(begin), log.lines))
+    if expected > int(begin):
         # Redis was emptied or restored: there, the attempt's lines are numbered from too low a number on.
         client.eval(_REBASE, 2, keys().job_logs(job_id), keys().job_logs_meta(job_id), attempt, begin, expected)
         meta, first, total, count, text = _read(client, job_id, log.lines, size)
-        attempt = meta.get("attempt", "0")
+        attempt, begin = _begun(meta)
     begins = {name.removeprefix("begin:"): int(line) for name, line in meta.items() if name.startswith("begin:")}
     take = Take(
         job_id,
         log,
         attempt,
-        meta.get(f"begin:{attempt}", "0"),
+        begin,
         begins | log.begins,
         complete=meta.get("complete") == "1",
         pieces=[],

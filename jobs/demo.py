@@ -21,7 +21,7 @@ from agent import __version__
 from executors import broker
 from executors.history import GB, KEPT_POINTS, RECORD_SECONDS, Point, record
 from executors.models import Executor, ExecutorEvent
-from jobs.demo_rows import insert
+from executors.writes import insert_rows
 from jobs.lifecycle import EndReason, State, describe
 from jobs.models import FINAL_STATES, Attempt, Job
 from jobs.observing import Tally, measure
@@ -197,8 +197,8 @@ Fields = dict[str, dict[str, object]]
 
 def _save(rows: list[Row]) -> int:
     with transaction.atomic():
-        insert([job for job, _ in rows])
-        insert([attempt for _, attempt in rows if attempt is not None])
+        insert_rows([job for job, _ in rows])
+        insert_rows([attempt for _, attempt in rows if attempt is not None])
     return len(rows)
 
 

@@ -271,3 +271,8 @@ class SchedulerLease(models.Model):
 
     def __str__(self) -> str:
         return f"term {self.term}, held by {self.holder}"
+
+
+def count_by_state(jobs: models.QuerySet[Job]) -> dict[str, int]:
+    """How many of these jobs are in each state; states of none are left out."""
+    return dict(jobs.order_by().values_list("state").annotate(models.Count("id")))

@@ -5,7 +5,6 @@ import time
 from collections import Counter
 from collections.abc import Iterable, Mapping
 
-from django.db.models import Count
 from django.utils import timezone
 
 from executors import broker, events
@@ -13,7 +12,7 @@ from executors.history import GB, RECORD_SECONDS, Point, percentile, record
 from executors.models import Executor
 from executors.overview import shown_executors, totals
 from jobs.lifecycle import LIVE, State
-from jobs.models import Job
+from jobs.models import Job, count_by_state
 
 PRUNE_SECONDS = 3600.0
 MOST_WAITS = 10_000
@@ -66,8 +65,7 @@ def measure(t: int, since_last: Tally) -> Point:
     """The cluster now, as the point of the moment `t`."""
     shown = shown_executors()
     total = totals(shown)
-    under_way = Job.objects.filter(state__in=[State.PENDING, *LIVE]).order_by().values_list("state")
-    counts: dict[str, int] = dict(under_way.annotate(Count("id")))
+    counts = count_by_state(Job.objects.filter(state__in=[State.PENDING, *LIVE]))
     waits, ended = since_last.take()
     cpu, memory, gpu = total["cpu"], total["memory"], total["gpu"]
     return Point(

@@ -210,7 +210,7 @@ def _change_chunk(action: Action, job_ids: Sequence[uuid.UUID], priority: int, b
             except (JobNotFound, JobIsFinal, JobNotFinal, JobNotPending) as error:
                 outcome.refused[job_id] = str(error)
         if action is Action.RETRY:
-            Job.objects.bulk_create(changed)
+            insert_rows(changed)
         _note(*noted)
     _announce(*changed)
     outcome.done += changed
@@ -254,9 +254,7 @@ def _set_priority(job: Job, priority: int, by: str) -> JobEvent | None:
 
 
 def _note(*events: JobEvent | None) -> None:
-    some = [event for event in events if event is not None]
-    if some:
-        JobEvent.objects.bulk_create(some)
+    insert_rows([event for event in events if event is not None])
 
 
 def _check_priority(priority: int | None) -> None:

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
+from agent.protocol import AT_LIMIT, Use
 from executors import broker
 from executors.templatetags.display import cores, memory
 from jobs.models import Attempt, Job
@@ -19,8 +20,6 @@ ENOUGH_SAMPLES = 5
 """Fewer say nothing about what a job needs."""
 MB = 1024**2
 FRACTIONS = frozenset({"t", "cpu_seconds", "gpu_percent"})
-AT_LIMIT = 0.93
-"""The part of its CPU limit from which on a job counts as held back by it; as agents count."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,45 +131,25 @@ def _gpu_memory(job: Job, attempts: Sequence[Attempt]) -> int | None:
 # --- Peaks -------------------------------------------------------------------------------------------------------
 
 
-@dataclass(slots=True)
-class Peaks:
-    """Of all attempts: CPU, memory and GPUs at their highest, the rest in all; as `agent.protocol.Use`."""
-
-    samples: int = 0
-    held_back: int = 0
-    cpu_millicores: int = 0
-    memory_bytes: int = 0
-    gpu_percent: int = 0
-    gpu_memory_bytes: int = 0
-    received_bytes: int = 0
-    sent_bytes: int = 0
-    read_bytes: int = 0
-    written_bytes: int = 0
-
-
 _HIGHEST = frozenset({"cpu_millicores", "memory_bytes", "gpu_percent", "gpu_memory_bytes"})
 
 
-def peaks_of(job: Job, samples: Sequence[Sample], attempts: Iterable[Attempt] = ()) -> Peaks | None:
-    """From the samples and from what the attempts' agents reported, whichever knows more of an attempt; None where
-    nobody has seen anything."""
+def peaks_of(job: Job, samples: Sequence[Sample], attempts: Iterable[Attempt] = ()) -> Use | None:
+    """Of all attempts: CPU, memory and GPUs at their highest, the rest in all. From the samples and from what the
+    attempts' agents reported, whichever knows more of an attempt; None where nobody has seen anything."""
     by_attempt: dict[int, list[Sample]] = defaultdict(list)
     for sample in samples:
         by_attempt[sample.attempt].append(sample)
+    names = [field.name for field in fields(Use)]
     uses = {number: _use(job, some) for number, some in by_attempt.items()}
     for attempt in attempts:
         reported, seen = attempt.use or {}, uses.get(attempt.number, {})
         if reported:
-            names = [field.name for field in fields(Peaks)]
             uses[attempt.number] = {name: max(reported.get(name, 0), seen.get(name, 0)) for name in names}
     if not uses:
         return None
-    peaks = Peaks()
-    for use in uses.values():
-        for name, value in use.items():
-            before = getattr(peaks, name)
-            setattr(peaks, name, max(before, value) if name in _HIGHEST else before + value)
-    return peaks
+    of_all = {name: [use.get(name, 0) for use in uses.values()] for name in names}
+    return Use(**{name: max(values) if name in _HIGHEST else sum(values) for name, values in of_all.items()})
 
 
 def _use(job: Job, samples: Sequence[Sample]) -> dict[str, int]:
@@ -187,7 +166,7 @@ def _use(job: Job, samples: Sequence[Sample]) -> dict[str, int]:
     }
 
 
-def advice(job: Job, peaks: Peaks) -> list[str]:
+def advice(job: Job, peaks: Use) -> list[str]:
     """What the next job of this kind may ask for, where there was enough to see."""
     if peaks.samples < ENOUGH_SAMPLES:
         return []

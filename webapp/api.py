@@ -7,7 +7,6 @@ from typing import Any
 import redis
 from django.conf import settings
 from django.core.exceptions import RequestDataTooBig
-from django.db.models import Count
 from django.http import HttpRequest, HttpResponse
 from ninja import NinjaAPI, Router, Schema
 from ninja.errors import HttpError, ValidationError
@@ -22,7 +21,7 @@ from jobs import api as jobs_api
 from jobs.archive import ArchiveUnavailable
 from jobs.idempotency import KeyUsedOtherwise
 from jobs.lifecycle import FINAL, State
-from jobs.models import Job
+from jobs.models import Job, count_by_state
 from jobs.services import JobIsFinal, JobNotFinal, JobNotFound, JobNotPending
 from jobs.submission import InvalidSubmission, explain
 from webapp import health
@@ -60,8 +59,7 @@ MANY_JOBS = 100_000
 
 
 def _count(states: Iterable[State]) -> dict[str, int]:
-    rows = Job.objects.filter(state__in=list(states)).order_by().values_list("state")
-    return dict(rows.annotate(Count("id")))
+    return count_by_state(Job.objects.filter(state__in=list(states)))
 
 
 _ended = Lately(lambda: _count(FINAL), 2, lambda counts: sum(counts.values()) > MANY_JOBS)

@@ -7,7 +7,6 @@ executors at most once a second, what needs attention every few seconds.
 import datetime
 from typing import Any
 
-from django.db.models import Count, Q
 from django.http import HttpRequest, HttpResponse, JsonResponse
 from django.shortcuts import render
 from django.template.loader import render_to_string
@@ -23,7 +22,7 @@ from executors.nodemap import figures, names
 from executors.overview import shown_executors, totals
 from executors.views import chart_range
 from jobs.lifecycle import FINAL, State
-from jobs.models import FINAL_STATES, Job
+from jobs.models import FINAL_STATES, Job, count_by_state
 from webapp.attention import attention
 from webapp.moments import oldest_job_id
 
@@ -68,16 +67,16 @@ def work_fragments() -> Fragments:
 def queue_by_state() -> list[tuple[str, int, bool]]:
     """State, number of jobs, whether it is final. Of those that ended only the last day's submissions are counted: all
     of them would cost more each day."""
-    counts = count_by_state(Q(state__in=[state for state in State if state not in FINAL])) | _ended_lately.get()
+    counts = (
+        count_by_state(Job.objects.filter(state__in=[state for state in State if state not in FINAL]))
+        | _ended_lately.get()
+    )
     return [(state.value, counts.get(state, 0), state in FINAL) for state in State]
 
 
-def count_by_state(which: Q) -> dict[str, int]:
-    return dict(Job.objects.filter(which).order_by().values_list("state").annotate(Count("id")))
-
-
 def _count_ended_lately() -> dict[str, int]:
-    return count_by_state(Q(state__in=FINAL_STATES, id__gte=oldest_job_id(timezone.now() - FINAL_WINDOW)))
+    since = oldest_job_id(timezone.now() - FINAL_WINDOW)
+    return count_by_state(Job.objects.filter(state__in=FINAL_STATES, id__gte=since))
 
 
 _ended_lately = Lately(_count_ended_lately, 1, lambda counts: sum(counts.values()) >= MANY_JOBS)

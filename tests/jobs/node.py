@@ -21,8 +21,11 @@ from agent.protocol import (
     decode,
     encode,
 )
+from executors.models import Executor
 from jobs.models import Job
+from jobs.scheduling.placement import Placement
 from jobs.scheduling.room import shape_of
+from jobs.transitions import Ledger
 
 GB = 1024**3
 
@@ -105,3 +108,23 @@ def submit(**fields: Any) -> Job:
         wanted.get("labels", {}),
     )
     return Job.objects.create(shape=shape, **wanted)
+
+
+def make_executor_with_gpus() -> Executor:
+    """`n1`, on which no agent is: 4 cores and 8 GB, of which 1 core and 1 GB are reserve, and two GPUs."""
+    gpus = [{"index": index, "uuid": f"GPU-{index}", "model": "Tesla T4", "memory_bytes": 16 * GB} for index in (1, 0)]
+    return Executor.objects.create(
+        id="n1",
+        name="n1",
+        cpu_millicores=4000,
+        memory_bytes=8 * GB,
+        reserve_cpu_millicores=1000,
+        reserve_memory_bytes=GB,
+        gpus=gpus,
+        last_heartbeat_at=timezone.now(),
+    )
+
+
+def place(job: Job, gpus: list[int]) -> None:
+    """Give the job an attempt on `n1`."""
+    Ledger(timezone.now()).place([Placement(job.id, "n1", gpus)])

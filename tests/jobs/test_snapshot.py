@@ -2,32 +2,16 @@ import pytest
 from django.utils import timezone
 
 from executors.models import Executor
-from jobs.models import Attempt, Job
-from jobs.scheduling.placement import Placement
+from jobs.models import Attempt
 from jobs.snapshot import build_cluster, load_executors, load_live
-from jobs.transitions import Ledger
-from tests.jobs.node import GB, submit
+from tests.jobs.node import GB, make_executor_with_gpus, place, submit
 
 pytestmark = pytest.mark.django_db
 
 
 @pytest.fixture(autouse=True)
 def executor() -> Executor:
-    gpus = [{"index": index, "uuid": f"GPU-{index}", "model": "Tesla T4", "memory_bytes": 16 * GB} for index in (1, 0)]
-    return Executor.objects.create(
-        id="n1",
-        name="n1",
-        cpu_millicores=4000,
-        memory_bytes=8 * GB,
-        reserve_cpu_millicores=1000,
-        reserve_memory_bytes=GB,
-        gpus=gpus,
-        last_heartbeat_at=timezone.now(),
-    )
-
-
-def place(job: Job, gpus: list[int]) -> None:
-    Ledger(timezone.now()).place([Placement(job.id, "n1", gpus)])
+    return make_executor_with_gpus()
 
 
 def test_free_is_capacity_less_the_reserve_and_the_live_attempts() -> None:
