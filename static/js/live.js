@@ -64,7 +64,10 @@ function open() {
     connected();
     pinging = setInterval(ping, PING_EVERY);
   });
-  mine.addEventListener("message", (event) => mine === socket && receive(JSON.parse(event.data)));
+  mine.addEventListener("message", (event) => {
+    if (mine === socket) follow(); // htmx may just have put in what another address is for
+    if (mine === socket) receive(JSON.parse(event.data));
+  });
   mine.addEventListener("close", (event) => mine === socket && lost(event.code));
 }
 

@@ -54,6 +54,20 @@ def test_filters_show_as_chips_that_remove_them_and_stand_in_the_address(page: P
     expect(page).to_have_url(re.compile(r"/jobs/\?text=chip$"))
 
 
+def test_a_narrowed_list_is_not_filled_again_by_what_still_comes_for_the_whole_one(
+    page: Page, cluster: Cluster
+) -> None:
+    cluster.submit("true", name="whole-one")
+    page.goto("/jobs/")
+    expect(page.locator("#live-status")).to_have_text("Live")
+    page.evaluate("htmx.config.defaultSettleDelay = 3000")  # the socket of the whole list stays for so long
+    page.get_by_label("State").select_option("RUNNING")
+    expect(page.locator("#job-list")).not_to_contain_text("whole-one")
+    with page.expect_websocket(lambda socket: "RUNNING" in socket.url):
+        cluster.submit("true", name="whole-two")
+    expect(page.locator("#job-list")).not_to_contain_text("whole-")
+
+
 def test_an_order_is_chosen_and_kept(page: Page, cluster: Cluster) -> None:
     for name, priority in (("o-b", 1), ("o-a", 9), ("o-c", 5)):
         cluster.submit("true", name=name, priority=priority)
