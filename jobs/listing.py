@@ -11,34 +11,23 @@ one index leaves, or the next WINDOW before the cursor; the page says how far ba
 import json
 import re
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from urllib.parse import urlencode
 
 from django.contrib.auth.models import User
-from django.db.models import (
-    CharField,
-    Expression,
-    F,
-    Field,
-    FloatField,
-    Func,
-    IntegerField,
-    Q,
-    QuerySet,
-    TextField,
-    Value,
-)
+from django.db.models import CharField, Field, IntegerField, Q, QuerySet, TextField
 from django.db.models.fields.json import KeyTextTransform
-from django.db.models.functions import Cast, Coalesce, Lower
+from django.db.models.functions import Cast, Coalesce
 from django.utils import timezone
 from django.utils.dateparse import parse_datetime
 
 from executors.models import Executor
 from jobs.lifecycle import FINAL, State
 from jobs.models import Job
+from jobs.orders import SORTS
 
 PAGE_SIZE = 50
 WINDOW = 5_000
@@ -48,7 +37,6 @@ COUNT_LIMIT = 10_000
 LAST_ID = (1 << 128) - 1
 
 _AGES = {"m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 # --- What stands in the URL --------------------------------------------------------------------------------------
@@ -235,35 +223,6 @@ def _matches(word: str) -> Q:
 def first_id(moment: datetime) -> uuid.UUID:
     """The least id that a job submitted at `moment` can have: a UUIDv7 begins with 48 bits of milliseconds."""
     return uuid.UUID(int=int(moment.timestamp() * 1000) << 80)
-
-
-# --- Order -------------------------------------------------------------------------------------------------------
-
-
-class Seconds(Func):
-    """A time as a number of seconds, which unlike a duration both databases can reckon with quickly."""
-
-    output_field = FloatField()
-
-    def as_sqlite(self, compiler: Any, connection: Any, **extra: Any) -> Any:
-        return self.as_sql(compiler, connection, template="(julianday(%(expressions)s) * 86400.0)", **extra)
-
-    def as_postgresql(self, compiler: Any, connection: Any, **extra: Any) -> Any:
-        template = "EXTRACT(EPOCH FROM %(expressions)s)::double precision"
-        return self.as_sql(compiler, connection, template=template, **extra)
-
-
-def _took(now: datetime) -> Expression:
-    """How long a job ran or has been running; less than nothing where it never did."""
-    return Coalesce(Seconds(Coalesce("finished_at", Value(now))) - Seconds("started_at"), Value(-1.0))
-
-
-SORTS: dict[str, Callable[[datetime], Expression | F]] = {
-    "started": lambda now: Coalesce("started_at", Value(_EPOCH)),
-    "took": _took,
-    "priority": lambda now: Coalesce("priority", "priority"),  # as `_row_by_row` says
-    "name": lambda now: Lower("name"),
-}
 
 
 # --- Pages -------------------------------------------------------------------------------------------------------

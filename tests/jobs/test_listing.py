@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 
 from jobs import listing
 from jobs.lifecycle import State
-from jobs.listing import SORTS, Count, JobFilter, count, find, first_id, matching_ids, moment_of
+from jobs.listing import Count, JobFilter, count, find, first_id, matching_ids, moment_of
 from jobs.models import Job
+from jobs.orders import SORTS
 from tests.rows import make_executor, make_job
 
 pytestmark = pytest.mark.django_db
