@@ -109,7 +109,11 @@ class Witness:
 # --- Lines -------------------------------------------------------------------------------------------------------
 
 _CUT_OFF = re.compile(
-    r"^\S+ stderr \[workload-runner\] Attempt \d+ was cut off here; whatever else it printed is missing$"
+    r"^\S+ stderr \[workload-runner\] (Attempt \d+) was cut off here; whatever else it printed is missing$"
+)
+_REMOVED = re.compile(
+    r"^\S+ stderr \[workload-runner\] The container was removed before all of its output had been read: "
+    r"any further lines are missing$"
 )
 _LINE = re.compile(r"^\S+ (stdout|stderr) ([0-9a-f]{12}) (\d+)$")
 
@@ -133,20 +137,26 @@ class LogFaults:
         return bool(self.missing or self.doubled or self.foreign)
 
 
-def check_lines(log: Sequence[str], whole: Iterable[str], lines: int) -> LogFaults:
+def check_lines(log: Sequence[str], whole: Iterable[str], lines: int, removed: int = 0) -> LogFaults:
     """What a log of `numbered` lines, as it lies in Redis, lacks or has twice.
 
     Of each container the lines of each stream must begin at 0 and go up by one; of the containers in `whole` (host
     names) all must be there. A line out of order counts as missing where it should be and doubled where it is. The
-    system's own word on an attempt that was lost is not one of them.
+    system's own word on an attempt that was lost is not one of them, once for each, nor is its word on a container that
+    was removed, where so many of the job's were `removed` by somebody else.
     """
     faults = LogFaults()
+    cut_off = set[str]()
     own = [found[2] for line in log if (found := _LINE.match(line))]
     whole = [own[-1] if host == LAST and own else host for host in whole]
     seen: dict[tuple[str, str], int] = {(container, stream): 0 for container in whole for stream in _STREAMS}
     for line in log:
         found = _LINE.match(line)
-        if _CUT_OFF.match(line):
+        if (cut := _CUT_OFF.match(line)) and cut[1] not in cut_off:
+            cut_off.add(cut[1])
+            continue
+        if _REMOVED.match(line) and removed:
+            removed -= 1
             continue
         if not found:
             faults.foreign.append(line)

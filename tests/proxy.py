@@ -1,6 +1,7 @@
 """A TCP forwarder, by which a test cuts the network between a process and Redis, or an engine and a registry."""
 
 import asyncio
+import contextlib
 import threading
 from concurrent.futures import Future
 from typing import Self
@@ -92,7 +93,9 @@ class Proxy:
             return
         self._writers |= {writer, back}
         flowing = self._flowing
-        await asyncio.gather(self._pump(reader, back, flowing), self._pump(there, writer, flowing))
+        # Whoever accepted the connection asks this task for its exception, which a cancelled one has not.
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.gather(self._pump(reader, back, flowing), self._pump(there, writer, flowing))
         self._writers -= {writer, back}
 
     async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, flowing: asyncio.Event) -> None:

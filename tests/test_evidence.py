@@ -32,3 +32,27 @@ BEGUN = log(("stdout", FIRST, 0), ("stdout", FIRST, 1), ("stderr", FIRST, 0))
 def test_what_a_log_lacks_or_has_twice_is_counted(lines: list[str], faults: LogFaults) -> None:
     assert check_lines(lines, [SECOND], 2) == faults
     assert check_lines(lines, [LAST], 2) == faults
+
+
+def said(text: str) -> str:
+    return f"2026-11-24T12:00:00.000000Z stderr [workload-runner] {text}"
+
+
+CUT_OFF = said("Attempt 1 was cut off here; whatever else it printed is missing")
+REMOVED = said("The container was removed before all of its output had been read: any further lines are missing")
+
+
+@pytest.mark.parametrize(
+    ("lines", "removed", "foreign"),
+    [
+        ([*BEGUN, CUT_OFF, *WHOLE], 0, []),
+        ([*BEGUN, CUT_OFF, CUT_OFF, *WHOLE], 0, [CUT_OFF]),
+        ([*BEGUN, REMOVED, *WHOLE], 1, []),
+        ([*BEGUN, REMOVED, *WHOLE], 0, [REMOVED]),  # by nobody else, so the system itself removed it too early
+        ([*BEGUN, REMOVED, REMOVED, *WHOLE], 1, [REMOVED]),
+    ],
+)
+def test_the_systems_own_word_on_lines_that_are_missing_must_have_its_cause(
+    lines: list[str], removed: int, foreign: list[str]
+) -> None:
+    assert check_lines(lines, [SECOND], 2, removed) == LogFaults(foreign=foreign)
