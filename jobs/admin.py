@@ -13,7 +13,7 @@ from django.utils.safestring import SafeString
 from executors.templatetags.display import short_id
 from jobs import services
 from jobs.lifecycle import EndReason
-from jobs.listing import COUNT_LIMIT
+from jobs.listing import COUNT_LIMIT, as_job_id
 from jobs.masking import masked
 from jobs.models import Attempt, Job
 
@@ -47,16 +47,27 @@ class BoundedPaginator(Paginator):
         return jobs[:COUNT_LIMIT].count()
 
 
+LOOKED_THROUGH = 20_000
+"""Jobs in which a reason or words are looked for at most: no index has them."""
+
+
+def newest(jobs: QuerySet[Job]) -> QuerySet[Job]:
+    """Those of the newest LOOKED_THROUGH jobs of all."""
+    ids = Job.objects.order_by("-id").values_list("id", flat=True)
+    oldest = ids[LOOKED_THROUGH - 1 : LOOKED_THROUGH].first()
+    return jobs.filter(id__gte=oldest) if oldest else jobs
+
+
 class ReasonFilter(admin.SimpleListFilter):
     """The reasons there can be; those there are would have to be looked for in all jobs."""
 
-    title, parameter_name = "reason", "reason"
+    title, parameter_name = f"reason (of the newest {LOOKED_THROUGH:,} jobs)", "reason"
 
     def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:
         return [(reason.value, reason.value.replace("_", " ")) for reason in EndReason]
 
     def queryset(self, request: HttpRequest, queryset: QuerySet[Job]) -> QuerySet[Job]:
-        return queryset.filter(reason=self.value()) if self.value() else queryset
+        return newest(queryset).filter(reason=self.value()) if self.value() else queryset
 
 
 @admin.register(Job)
@@ -66,7 +77,8 @@ class JobAdmin(ReadOnly, admin.ModelAdmin):
     list_select_related = ["executor", "owner"]
     list_per_page = 50
     sortable_by = ["short"]
-    search_fields = ["=id", "name", "image", "=executor__name"]
+    search_fields = ["name", "image", "=executor__name"]
+    search_help_text = f"Name, image or executor of the newest {LOOKED_THROUGH:,} jobs, or the whole id of any."
     show_full_result_count = False
     paginator = BoundedPaginator
     fields = [
@@ -76,6 +88,13 @@ class JobAdmin(ReadOnly, admin.ModelAdmin):
     readonly_fields = ["environment"]
     inlines = [AttemptInline]
     actions = ["abort"]
+
+    def get_search_results(
+        self, request: HttpRequest, queryset: QuerySet[Job], search_term: str
+    ) -> tuple[QuerySet[Job], bool]:
+        if job_id := as_job_id(search_term.strip()):
+            return queryset.filter(id=job_id), False
+        return super().get_search_results(request, newest(queryset) if search_term else queryset, search_term)
 
     @admin.display(description="id", ordering="id")
     def short(self, job: Job) -> SafeString:

@@ -3,6 +3,7 @@ import { startKeys } from "./keys.js";
 import { startLive } from "./live.js";
 import { startNotify } from "./notify.js";
 import { startPalette } from "./palette.js";
+import { startSteady } from "./steady.js";
 import { startTimes } from "./times.js";
 
 const root = document.documentElement;
@@ -67,3 +68,4 @@ startLive();
 startKeys();
 startPalette();
 startNotify();
+startSteady();

@@ -4,6 +4,7 @@ import pytest
 import redis
 from django.test import Client
 
+from jobs import admin
 from jobs.lifecycle import State
 from jobs.models import Job
 from tests.rows import make_executor, make_job
@@ -44,3 +45,18 @@ def test_the_selected_jobs_are_aborted_as_everywhere_else(client: Client) -> Non
     assert Job.objects.get(id=waiting.id).state == State.ABORTED
     assert Job.objects.get(id=running.id).is_aborting
     assert Job.objects.get(id=ended.id).state == State.SUCCEEDED
+
+
+def test_reasons_and_words_are_looked_for_among_the_newest_jobs_and_an_id_among_all(
+    client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old, new = (make_job(State.FAILED, make_executor(node), name=f"same-{node}") for node in "ab")
+    Job.objects.update(reason="oom_killed")
+    both = client.get("/admin/jobs/job/?reason=oom_killed").content.decode()
+    monkeypatch.setattr(admin, "LOOKED_THROUGH", 1)
+    for query in ("reason=oom_killed", "q=same"):
+        page = client.get(f"/admin/jobs/job/?{query}").content.decode()
+        assert new.name in page, query
+        assert old.name in both
+        assert old.name not in page, query
+    assert old.name in client.get(f"/admin/jobs/job/?q={old.id}").content.decode()
