@@ -397,7 +397,7 @@ class Attempt:
                 if container:
                     await self._node.engine.remove(container)
                 for sandbox_id in self._sandbox_ids:
-                    await self._node.sandboxes.discard(sandbox_id)
+                    self._node.sandboxes.discard(sandbox_id)
                 return
             except (EngineAway, APIError) as error:
                 logger.warning("The container of %s cannot be removed yet: %s", self, error)

@@ -3,6 +3,9 @@
 Making a container's network takes the engine longer than all the rest of a start. An attempt's container that joins
 the network of a sandbox starts without it. Each sandbox is for one attempt alone and goes with it: none is shared or
 used again. Where there is none, an attempt's container gets a network of its own, as it would without all this.
+
+Taking a network apart costs the engine about as much as starting a container, so that waits, for a while, until nothing
+is being started. Making others waits for it in turn: idle and used ones together are never more than the pool's size.
 """
 
 import asyncio
@@ -28,6 +31,9 @@ OLDEST_SECONDS = 600
 change."""
 DNS_FILES = (Path("/etc/resolv.conf"), Path("/run/systemd/resolve/resolv.conf"))
 FIRST_DELAY, LONGEST_DELAY = 2.0, 300.0
+LONGEST_USED_SECONDS = 30.0
+"""How long one that was used may wait for its removal."""
+REMOVED_AT_A_TIME = 2
 
 
 class Starts:
@@ -64,9 +70,12 @@ class Sandboxes:
         self._engine, self._executor_id, self._size, self._starts = engine, executor_id, size, starts
         self._idle: dict[str, _Idle] = {}
         self._taken: dict[str, _Idle] = {}
+        self._used = set[str]()
+        """Nobody's any more, and not removed yet."""
         self._making: asyncio.Task[None] | None = None
         self._making_name = ""
         self._removing: set[asyncio.Task[None]] = set()
+        self._removals = asyncio.Semaphore(REMOVED_AT_A_TIME)
         self._changed = asyncio.Event()
 
     # --- for attempts
@@ -87,10 +96,12 @@ class Sandboxes:
             self._idle[sandbox_id] = idle
             self._drop_old()
 
-    async def discard(self, sandbox_id: str) -> None:
-        """Remove a sandbox that was taken, by this agent or its predecessor. Raises EngineAway and APIError."""
-        await self._engine.remove(sandbox_id)
+    def discard(self, sandbox_id: str) -> None:
+        """A sandbox that was taken, by this agent or its predecessor, is of no use any more: it will be removed."""
         self._taken.pop(sandbox_id, None)
+        if sandbox_id not in self._used:
+            self._used.add(sandbox_id)
+            self._remove(sandbox_id, LONGEST_USED_SECONDS)
 
     async def runs(self, sandbox_id: str) -> bool:
         """Whether its network can be joined, or may be: the engine does not say at present."""
@@ -116,8 +127,8 @@ class Sandboxes:
         self._changed.set()
 
     def keeps(self, sandbox_id: str, name: str) -> bool:
-        """Whether it is idle, taken or being made: no left-over."""
-        return sandbox_id in self._idle or sandbox_id in self._taken or name == self._making_name
+        """Whether it is idle, taken, being made or about to be removed: no left-over."""
+        return name == self._making_name or any(sandbox_id in kept for kept in (self._idle, self._taken, self._used))
 
     async def run(self) -> None:
         """For ever: have `size` idle ones, made one by one while nothing is being started, which they would delay."""
@@ -127,7 +138,7 @@ class Sandboxes:
             self._drop_old()
             while len(self._idle) > self._size:  # Some were given back.
                 self.died(next(iter(self._idle)))
-            if len(self._idle) == self._size:
+            if len(self._idle) + len(self._used) >= self._size:
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(OLDEST_SECONDS / 10):
                         await self._changed.wait()
@@ -192,12 +203,20 @@ class Sandboxes:
             if now - idle.made_at > OLDEST_SECONDS or idle.dns != dns:
                 self.died(sandbox_id)
 
-    def _remove(self, sandbox_id: str) -> None:
-        """Remove it in the background; where that fails, the agent's look for left-overs does it."""
+    def _remove(self, sandbox_id: str, wait_seconds: float = 0) -> None:
+        """Remove it in the background, once nothing is being started or after `wait_seconds`; where that fails, the
+        agent's look for left-overs does it."""
+        latest = time.monotonic() + wait_seconds
 
         async def remove() -> None:
-            with contextlib.suppress(EngineAway, APIError):
-                await self._engine.remove(sandbox_id)
+            async with self._removals:
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(max(0, latest - time.monotonic())):
+                        await self._starts.quiet.wait()
+                with contextlib.suppress(EngineAway, APIError):
+                    await self._engine.remove(sandbox_id)
+            self._used.discard(sandbox_id)
+            self._changed.set()
 
         task = asyncio.create_task(remove(), name=f"removal of sandbox {sandbox_id:.12}")
         self._removing.add(task)

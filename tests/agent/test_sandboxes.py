@@ -217,7 +217,7 @@ async def test_a_sandbox_is_for_one_alone_and_none_that_was_made_before_the_node
         assert pool.take() == ""
         second = await take()
         assert second != first
-        await pool.discard(second)
+        pool.discard(second)
     finally:
         running.cancel()
         await asyncio.gather(running, return_exceptions=True)
