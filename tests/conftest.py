@@ -5,6 +5,7 @@ from collections.abc import Iterator
 import docker
 import pytest
 import redis
+from django.db import DEFAULT_DB_ALIAS, connections
 from django.test import Client
 from pytest_django import Settings
 
@@ -22,6 +23,12 @@ TEST_IMAGE = "workload-runner-test:latest"
 def nothing_seen_lately() -> None:
     """Each test has a database of its own; what a process keeps for a moment is of the last one's."""
     lately.forget_all()
+
+
+@pytest.fixture(autouse=True)
+def no_connection_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A database with a connection to it, in whatever thread, cannot be removed at the end."""
+    monkeypatch.setitem(connections.settings[DEFAULT_DB_ALIAS], "CONN_MAX_AGE", 0)
 
 
 SLOW_LAST = ("e2e", "faults")

@@ -11,7 +11,9 @@ from django.http import HttpRequest, HttpResponse
 from ninja import NinjaAPI, Router, Schema
 from ninja.errors import HttpError, ValidationError
 from ninja.parser import Parser
+from ninja.renderers import BaseRenderer
 from pydantic import Field
+from pydantic_core import to_json
 
 from executors import api as executors_api
 from executors.lately import Lately
@@ -48,7 +50,22 @@ class JsonParser(Parser):
         return json.loads(request.body)
 
 
-api = NinjaAPI(title="Distributed Workload Runner", version="1", description=DESCRIPTION, parser=JsonParser())
+class JsonRenderer(BaseRenderer):
+    """JSON by pydantic, several times as fast as Python's own: a list of a thousand is a megabyte of text."""
+
+    media_type = "application/json"
+
+    def render(self, request: HttpRequest, data: Any, *, response_status: int) -> bytes:
+        return to_json(data)
+
+
+api = NinjaAPI(
+    title="Distributed Workload Runner",
+    version="1",
+    description=DESCRIPTION,
+    parser=JsonParser(),
+    renderer=JsonRenderer(),
+)
 cluster = Router(tags=["Cluster"])
 
 
@@ -66,6 +83,10 @@ _ended = Lately(lambda: _count(FINAL), 2, lambda counts: sum(counts.values()) > 
 """Of very many jobs those that ended are counted every two seconds at most."""
 
 
+ROOM = ("cpu_millicores", "memory_bytes", "reserve_cpu_millicores", "reserve_memory_bytes", "gpus")
+"""The fields of an executor that say what jobs may hold of it."""
+
+
 class Stats(Schema):
     jobs: dict[State, int] = Field(description="How many jobs have each status.")
     executors: dict[Executor.State, int] = Field(description="How many executors have each state.")
@@ -77,7 +98,7 @@ class Stats(Schema):
 @cluster.get("/stats", response=Stats, summary="The cluster in numbers")
 def stats(request: HttpRequest) -> dict[str, Any]:
     jobs = _count(state for state in State if state not in FINAL) | _ended.get()
-    executors = Executor.objects.with_allocation()
+    executors = Executor.objects.only("state", *ROOM).order_by().with_allocation()
     online = [executor for executor in executors if executor.state == Executor.State.ONLINE]
     capacity = (
         sum(executor.allocatable_cpu_millicores for executor in online),

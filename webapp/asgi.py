@@ -2,14 +2,15 @@
 
 import os
 
-from django.core.asgi import get_asgi_application
+import django
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "webapp.settings")
-django_application = get_asgi_application()
+django.setup(set_prefix=False)
 
 # Only now, with the apps loaded, can what uses their models be imported.
 from channels.routing import ProtocolTypeRouter  # noqa: E402
 
+from webapp.handler import ThreadedHandler  # noqa: E402
 from webapp.sockets import websocket_application  # noqa: E402
 
-application = ProtocolTypeRouter({"http": django_application, "websocket": websocket_application})
+application = ProtocolTypeRouter({"http": ThreadedHandler(), "websocket": websocket_application})

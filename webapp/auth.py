@@ -34,10 +34,7 @@ GetResponse = Callable[[HttpRequest], HttpResponse]
 
 
 class LocalUserMiddleware:
-    """Requests from this machine act as the superuser `local`, where OPEN_TO_LOCAL_USER says so.
-
-    Sync on purpose, as what follows: one change of thread for the whole chain instead of two for each member of it.
-    """
+    """Requests from this machine act as the superuser `local`, where OPEN_TO_LOCAL_USER says so."""
 
     def __init__(self, get_response: GetResponse) -> None:
         refuse_open_network()

@@ -196,7 +196,7 @@ MIDDLEWARE = [
     "django.contrib.messages.middleware.MessageMiddleware",
     "django.middleware.clickjacking.XFrameOptionsMiddleware",
     "django_htmx.middleware.HtmxMiddleware",
-    "webapp.auth.LoginRequiredMiddleware",  # sync and innermost, which makes the chain change threads once
+    "webapp.auth.LoginRequiredMiddleware",
 ]
 
 ROOT_URLCONF = "webapp.urls"
@@ -219,9 +219,14 @@ TEMPLATES = [
     }
 ]
 
-# A request's thread ends with it, so a connection kept for later would only be left open; loops keep theirs anyway.
-DATABASES = {"default": dj_database_url.config(default=f"sqlite:///{VAR_DIR / 'db.sqlite3'}", conn_max_age=0)}
+# Each of the threads that answer requests keeps its connection (webapp/handler.py), and tries it before each use.
+DATABASES = {
+    "default": dj_database_url.config(
+        default=f"sqlite:///{VAR_DIR / 'db.sqlite3'}", conn_max_age=60, conn_health_checks=True
+    )
+}
 if DATABASES["default"]["ENGINE"] == "django.db.backends.postgresql":
+    DATABASES["default"]["ENGINE"] = "webapp.postgresql"
     # A server that fell silent is noticed within half a minute, not by the two hours of the kernel's defaults.
     given = DATABASES["default"].get("OPTIONS", {})
     keepalives = {"keepalives_idle": 10, "keepalives_interval": 5, "keepalives_count": 3, "tcp_user_timeout": 25_000}

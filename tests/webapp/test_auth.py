@@ -7,12 +7,12 @@ import redis
 from channels.db import database_sync_to_async
 from django.contrib.auth.models import AnonymousUser, User
 from django.core.exceptions import ImproperlyConfigured
-from django.core.handlers.asgi import ASGIHandler
 from django.test import Client
 from pytest_django import Settings
 
 from jobs.models import Job
 from webapp.auth import is_loopback, user_of_scope
+from webapp.handler import ThreadedHandler
 
 BODY = {"docker_image": "alpine"}
 ANY_ADDRESS = "0.0.0.0"  # noqa: S104 - what the server must refuse to be open on
@@ -75,9 +75,9 @@ def test_the_server_refuses_to_start_open_on_an_address_that_others_reach(settin
     settings.OPEN_TO_LOCAL_USER = True
     settings.SCHEDULER_API_HOST = host
     with pytest.raises(ImproperlyConfigured, match="OPEN_TO_LOCAL_USER"):
-        ASGIHandler()
+        ThreadedHandler()
     settings.OPEN_TO_LOCAL_USER = False
-    ASGIHandler()
+    ThreadedHandler()
 
 
 def test_loopback_is_known_by_number_and_name() -> None:
