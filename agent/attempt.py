@@ -176,7 +176,8 @@ class Attempt:
         if container is None:
             return self._finished(Verdict("container_gone", REMOVED))
         buffer, writer = self._node.config.log_buffer_bytes, self._log_writer()
-        output = Output(self._node.engine, container.id, writer, buffer, stream)
+        first, keep_first = self.record.first_line, self._keep_first_line
+        output = Output(self._node.engine, container.id, writer, buffer, stream, first, keep_first)
         shipping = asyncio.create_task(output.ship(self._exited, self.look), name=f"output of {self}")
         stuck = asyncio.create_task(writer.stuck.wait())
         try:
@@ -470,6 +471,9 @@ class Attempt:
         if record != self.record:
             self.record = record
             self._node.state.update(record)
+
+    def _keep_first_line(self, printed_at: str) -> None:
+        self._save(replace(self.record, first_line=printed_at))
 
     def _log_writer(self) -> LogWriter:
         config, link = self._node.config, self._node.link

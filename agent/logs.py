@@ -16,6 +16,7 @@ from typing import Any
 
 import redis.asyncio
 
+from agent.log_scripts import CLOSE, FULL, OPEN, SETTLE, SKIP, TELL
 from agent.protocol import ARCHIVE_AFTER_BYTES, ARCHIVE_AFTER_SECONDS, MOST_TAIL, Keys
 
 logger = logging.getLogger(__name__)
@@ -28,6 +29,8 @@ LONGEST_PAUSE = 2.0
 """Seconds between two tries to append while the archive lags behind."""
 TRIES_TO_TELL = 15
 """In vain, over about six seconds."""
+WAITS_SECONDS = 60
+"""How long a later attempt leaves the log to one that waited for the archive and was not heard of since."""
 REPLACEMENT = "\N{REPLACEMENT CHARACTER}".encode()
 
 
@@ -215,129 +218,6 @@ class Reached:
     stderr: Position
 
 
-_FULL = -3
-
-_PRELUDE = """
-local list, meta, due = KEYS[1], KEYS[2], KEYS[3]
-local attempt = tonumber(ARGV[1])
-local current = tonumber(redis.call('HGET', meta, 'attempt') or '0')
-if attempt < current then return -1 end
-"""
-
-_OPEN = (
-    _PRELUDE
-    + """
-if attempt > current then
-    for _, name in ipairs({'lines', 'bytes', 'dropped', 'unarchived'}) do redis.call('HSETNX', meta, name, 0) end
-    local lines, archived = tonumber(redis.call('HGET', meta, 'lines')), redis.call('HGET', meta, 'archived')
-    if not archived then
-        redis.call('ZADD', due, 0, ARGV[2])
-    elseif tonumber(archived) > lines then
-        lines = tonumber(archived)
-        redis.call('DEL', list)
-        redis.call('HSET', meta, 'lines', lines, 'dropped', lines, 'bytes', 0, 'unarchived', 0)
-    end
-    if current > 0 and redis.call('HGET', meta, 'complete') ~= '1' then
-        local note = ARGV[3] .. current .. ARGV[4]
-        redis.call('RPUSH', list, note)
-        lines = redis.call('HINCRBY', meta, 'lines', 1)
-        redis.call('HINCRBY', meta, 'bytes', #note)
-        redis.call('HINCRBY', meta, 'unarchived', #note)
-    end
-    redis.call('HSET', meta, 'begin:' .. attempt, lines)
-    redis.call('HSET', meta, 'attempt', attempt, 'shipped', 0, 'first', '', 'last', '',
-        'stdout_newlines', 0, 'stdout_tail', 0,
-        'stderr_newlines', 0, 'stderr_tail', 0, 'complete', 0)
-    redis.call('PERSIST', list)
-    redis.call('PERSIST', meta)
-end
-redis.call('HDEL', meta, 'tail_stdout', 'tail_stderr')
-return redis.call('HMGET', meta, 'first', 'last', 'shipped', 'stdout_newlines', 'stdout_tail', 'stderr_newlines',
-    'stderr_tail')
-"""
-)
-
-_SETTLE = """
-local list, meta, due = KEYS[1], KEYS[2], KEYS[3]
-local attempt, expected, count = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3])
-local size, limit = tonumber(ARGV[4]), tonumber(ARGV[5])
-local current, shipped = tonumber(redis.call('HGET', meta, 'attempt') or '0'), redis.call('HGET', meta, 'shipped')
-shipped = tonumber(shipped or '-1')
-local function take_back(answer)
-    redis.call('LTRIM', list, 0, -count - 1)
-    return answer
-end
-if attempt < current then return take_back(-1) end
-if current ~= attempt then return take_back(-2) end
-if shipped == expected + count then return take_back(shipped) end
-if shipped ~= expected then return take_back(-2) end
-local bytes, dropped = tonumber(redis.call('HGET', meta, 'bytes')), tonumber(redis.call('HGET', meta, 'dropped'))
-local archived, most = tonumber(redis.call('HGET', meta, 'archived') or '0'), 2 * count + 1000
-while bytes + size > limit and dropped < archived and most > 0 do
-    local cut = redis.call('LPOP', list, math.min(100, archived - dropped))
-    if not cut then break end
-    for _, line in ipairs(cut) do bytes = bytes - #line end
-    dropped, most = dropped + #cut, most - #cut
-end
-redis.call('HSET', meta, 'bytes', bytes, 'dropped', dropped)
-local unarchived = tonumber(redis.call('HGET', meta, 'unarchived') or '0')
-if unarchived > 0 and bytes + size > 2 * limit then
-    redis.call('ZADD', due, 0, ARGV[13])
-    return take_back(-3)
-end
-if shipped == 0 then redis.call('HSET', meta, 'first', ARGV[6]) end
-redis.call('HSET', meta, 'last', ARGV[7], 'shipped', expected + count, 'stdout_newlines', ARGV[8],
-    'stdout_tail', ARGV[9], 'stderr_newlines', ARGV[10], 'stderr_tail', ARGV[11],
-    'tail_stdout', ARGV[16], 'tail_stderr', ARGV[17])
-local total = redis.call('HINCRBY', meta, 'lines', count)
-redis.call('HINCRBY', meta, 'bytes', size)
-unarchived = redis.call('HINCRBY', meta, 'unarchived', size)
-if unarchived >= math.min(tonumber(ARGV[14]), limit / 4) then
-    redis.call('ZADD', due, 0, ARGV[13])
-else
-    redis.call('ZADD', due, 'NX', redis.call('TIME')[1] + ARGV[15], ARGV[13])
-end
-redis.call('PUBLISH', ARGV[12], total)
-return expected + count
-"""
-"""Judges the lines that were added just before it in the same MULTI, and takes them back where they must not stay. They
-are no arguments of a script because each would become a Lua string, at twice the cost of adding it."""
-
-_TELL = (
-    _PRELUDE
-    + """
-if current ~= attempt or tonumber(redis.call('HGET', meta, 'shipped')) ~= tonumber(ARGV[2]) then return -2 end
-redis.call('HSET', meta, 'tail_stdout', ARGV[4], 'tail_stderr', ARGV[5])
-redis.call('PUBLISH', ARGV[3], redis.call('HGET', meta, 'lines'))
-return 1
-"""
-)
-
-_SKIP = (
-    _PRELUDE
-    + """
-if current ~= attempt then return -2 end
-if redis.call('HGET', meta, 'shipped') == '0' and redis.call('LLEN', list) == 0 then
-    redis.call('HINCRBY', meta, 'lines', ARGV[2])
-    redis.call('HINCRBY', meta, 'dropped', ARGV[2])
-end
-return 1
-"""
-)
-
-_CLOSE = (
-    _PRELUDE
-    + """
-if current ~= attempt or tonumber(redis.call('HGET', meta, 'shipped')) ~= tonumber(ARGV[2]) then return -2 end
-redis.call('HSET', meta, 'complete', 1)
-redis.call('HDEL', meta, 'tail_stdout', 'tail_stderr')
-redis.call('ZADD', due, 0, ARGV[3])
-redis.call('PUBLISH', ARGV[4], redis.call('HGET', meta, 'lines'))
-return 1
-"""
-)
-
-
 Tails = tuple[bytes, bytes]
 """The unfinished lines of stdout and stderr."""
 NO_TAILS: Tails = (b"", b"")
@@ -367,19 +247,19 @@ class LogWriter:
         self._channel = keys.log_channel(job_id)
         self._job_id, self._attempt, self._limit = job_id, attempt, limit_bytes
         self._client = client
-        self._open, self._close = client.register_script(_OPEN), client.register_script(_CLOSE)
-        self._tell, self._skip = client.register_script(_TELL), client.register_script(_SKIP)
+        self._open, self._close = client.register_script(OPEN), client.register_script(CLOSE)
+        self._tell, self._skip = client.register_script(TELL), client.register_script(SKIP)
         self._shipped = 0
         self._told = NO_TAILS
         self.stuck = asyncio.Event()
-        """Set while `append` has been waiting for the archive for so long that it may be a matter of hours."""
+        """Set while `open` or `append` has been waiting for the archive so long that it may be a matter of hours."""
 
     async def open(self) -> Reached:
         """Begin the attempt's log, with a word on the attempt before where that one's is not whole, or find how far it
-        has come."""
+        has come. Waits while the log of an attempt before waits for the archive: no line of it is to be lost."""
         cut = note("Attempt "), " was cut off here; whatever else it printed is missing"
-        arguments: list[Any] = [self._attempt, self._job_id, *cut]
-        first, last, *numbers = await self._run(lambda: self._open(self._keys, arguments))
+        arguments: list[Any] = [self._attempt, self._job_id, *cut, WAITS_SECONDS]
+        first, last, *numbers = await self._once_archived(lambda: self._open(self._keys, arguments))
         self._shipped, *positions = map(int, numbers)
         self._told = NO_TAILS
         return Reached(first.decode(), last.decode(), Position(*positions[:2]), Position(*positions[2:]))
@@ -392,22 +272,16 @@ class LogWriter:
         positions = [stdout.newlines, stdout.tail, stderr.newlines, stderr.tail]
         moments = [lines[0].split(b" ", 1)[0], lines[-1].split(b" ", 1)[0]]
         archiving = [self._job_id, ARCHIVE_AFTER_BYTES, ARCHIVE_AFTER_SECONDS]
+        last: list[Any] = [*tails, WAITS_SECONDS]
         arguments = [self._attempt, self._shipped, len(lines), size, self._limit, *moments, *positions, self._channel]
 
         async def add() -> int:
             async with self._client.pipeline() as pipe:
                 pipe.rpush(self._keys[0], *lines)
-                pipe.eval(_SETTLE, len(self._keys), *self._keys, *arguments, *archiving, *tails)  # type: ignore[arg-type]
+                pipe.eval(SETTLE, len(self._keys), *self._keys, *arguments, *archiving, *last)  # type: ignore[arg-type]
                 return int((await pipe.execute())[-1])
 
-        tries = 0
-        while (answer := await self._run(add)) == _FULL:
-            tries += 1
-            if tries == TRIES_TO_TELL:
-                self.stuck.set()
-                logger.warning("The log of job %s waits for the archive, which lags behind", self._job_id)
-            await asyncio.sleep(min(0.05 * tries, LONGEST_PAUSE))
-        self.stuck.clear()
+        answer = await self._once_archived(add)
         self._shipped, self._told = answer, tails
 
     async def tell(self, tails: Tails) -> None:
@@ -426,14 +300,27 @@ class LogWriter:
         count = min(count, self._shipped)
         return await self._run(lambda: self._client.lrange(self._keys[0], -count, -1)) if count else []
 
-    async def skip(self, lines: int) -> None:
-        """The attempt's log, in which there is nothing yet, begins so many lines later: those are gone from here."""
-        await self._run(lambda: self._skip(self._keys, [self._attempt, lines]))
+    async def skip(self, lines: int | None) -> None:
+        """The attempt's log, in which there is nothing yet, begins so many lines later: those are gone from here.
+        None: nobody here knows how many; whoever archives it counts on from what is archived."""
+        await self._run(lambda: self._skip(self._keys, [self._attempt, "" if lines is None else lines]))
 
     async def close(self) -> None:
         """Mark the log complete. Whoever archives it says how long Redis keeps it."""
         arguments: list[Any] = [self._attempt, self._shipped, self._job_id, self._channel]
         await self._run(lambda: self._close(self._keys, arguments))
+
+    async def _once_archived(self, call: Callable[[], Awaitable[Any]]) -> Any:
+        """The answer, which comes when the archive no longer lags behind."""
+        tries = 0
+        while (answer := await self._run(call)) == FULL:
+            tries += 1
+            if tries == TRIES_TO_TELL:
+                self.stuck.set()
+                logger.warning("The log of job %s waits for the archive, which lags behind", self._job_id)
+            await asyncio.sleep(min(0.05 * tries, LONGEST_PAUSE))
+        self.stuck.clear()
+        return answer
 
     async def _run(self, call: Callable[[], Awaitable[Any]]) -> Any:
         answer = await self._patiently(call)

@@ -46,6 +46,8 @@ LONGEST_HOLD = 1.0
 of it after two seconds, and one that prints stands still."""
 CUT = "Docker keeps only the newest part of so long an output: an unknown number of lines is missing here, or repeated"
 REMOVED = "The container was removed before all of its output had been read: any further lines are missing"
+MUCH = 64 * 1024 * 1024
+"""Bytes read, of the ten times as many that Docker keeps: the time of the first line is worth keeping then."""
 SILENT_SECONDS = 10.0
 """A stream that neither says anything nor ends for this long after its container's end leads nowhere any more."""
 EVENT_SECONDS = 0.2
@@ -154,8 +156,17 @@ class Output:
     """Ships one container's output from where Redis has it to its end."""
 
     def __init__(
-        self, engine: Engine, container_id: str, writer: LogWriter, buffer_bytes: int, attached: Stream | None
+        self,
+        engine: Engine,
+        container_id: str,
+        writer: LogWriter,
+        buffer_bytes: int,
+        attached: Stream | None,
+        first: str,
+        keep_first: Callable[[str], None],
     ) -> None:
+        """`first` is when the first line was printed, as far as an agent before this one kept it, or ''; `keep_first`
+        is called with that time where it may be needed when Redis has forgotten it."""
         self._engine, self._container_id, self._writer = engine, container_id, writer
         self._buffer_bytes = buffer_bytes
         self._attached = attached
@@ -165,8 +176,9 @@ class Output:
         self._rotated = False
         self._placed: tuple[int, Position, Position] | None = None
         """Positions that Redis does not know yet: they hold as long as so many lines are shipped."""
-        self._first, self._tail, self._had = "", list[bytes](), 0
+        self._first, self._tail, self._had = first, list[bytes](), 0
         """Of what Redis once had: the time of the first line, the last lines, and how many there were."""
+        self._keep_first, self._read_bytes = keep_first, 0
         self.first_stderr = self.last_stderr = b""
 
     async def ship(self, exited: asyncio.Event, look: Callable[[], None]) -> None:
@@ -207,8 +219,10 @@ class Output:
         stream, self._attached = self._attached, None
         whole = live or exited.is_set()
         try:
-            reached = await self._writer.open()
+            reached = await self._open(live)
             self._first = self._first or reached.first
+            if self._first and not live:
+                self._keep_first(self._first)
             if self._rotated:
                 await self._find_place(reached)
             if self._placed and self._placed[0] == self._writer.shipped:
@@ -243,6 +257,13 @@ class Output:
             if stream:
                 stream.close()
 
+    async def _open(self, live: bool) -> Reached:
+        try:
+            async with asyncio.timeout(LONGEST_HOLD if live else None):
+                return await self._writer.open()
+        except TimeoutError:
+            raise Stalled from None
+
     async def _read(self, stream: Stream, batcher: Batcher, live: bool, reached: Reached) -> None:
         parser = FrameParser()
         take = batcher.take_live if live else batcher.take_stored
@@ -253,6 +274,10 @@ class Output:
                 check = False
                 self._check_beginning(frames[0][1])
             take(frames)
+            self._read_bytes += len(data)
+            if self._read_bytes > MUCH and batcher.first:
+                self._first = self._first or batcher.first.decode()
+                self._keep_first(self._first)
             try:
                 async with asyncio.timeout(LONGEST_HOLD if live else None):
                     await batcher.room()
@@ -290,7 +315,8 @@ class Output:
         stdout, stderr = place.stdout, place.stderr
         if not reached.last:  # Redis was emptied: all that is left is written again, from its right number on.
             stdout = stderr = Position()
-            await self._writer.skip(max(0, self._had - (place.lines if place.sure else 0)))
+            known = bool(self._had)
+            await self._writer.skip(max(0, self._had - (place.lines if place.sure else 0)) if known else None)
         if not place.sure:
             await self._add_note(CUT, stdout, stderr)
         self._placed, self._rotated = (self._writer.shipped, stdout, stderr), False

@@ -28,7 +28,8 @@ PROBE = "x" * 64 * 1024
 class Record:
     """An accepted attempt. `container_id` is set once its container was created; `stop` once it is to be stopped.
 
-    `accepted_at` and `pulled_at`, where its image had to be, are RFC 3339 or ''.
+    `accepted_at` and `pulled_at`, where its image had to be, are RFC 3339 or ''; so is `first_line`, the time of a long
+    or adopted log's first line.
     """
 
     start: StartAttempt
@@ -36,6 +37,7 @@ class Record:
     stop: StopAttempt | None = None
     accepted_at: str = ""
     pulled_at: str = ""
+    first_line: str = ""
 
 
 class State:
@@ -175,6 +177,7 @@ def _dump(record: Record) -> dict[str, object]:
         "stop": json.loads(encode(record.stop)) if record.stop else None,
         "accepted_at": record.accepted_at,
         "pulled_at": record.pulled_at,
+        "first_line": record.first_line,
     }
 
 
@@ -184,5 +187,5 @@ def _load(data: bytes) -> Record:
     stop = decode(json.dumps(body["stop"]).encode()) if body["stop"] else None
     if not isinstance(start, StartAttempt) or not (stop is None or isinstance(stop, StopAttempt)):
         raise TypeError("not an attempt")
-    moments = str(body.get("accepted_at", "")), str(body.get("pulled_at", ""))
+    moments = [str(body.get(name, "")) for name in ("accepted_at", "pulled_at", "first_line")]
     return Record(start, str(body["container_id"]), stop, *moments)

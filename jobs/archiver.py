@@ -60,8 +60,10 @@ while dropped < begin do
     for _, line in ipairs(cut) do bytes = bytes - #line end
     dropped = dropped + #cut
 end
-redis.call('HSET', meta, 'dropped', dropped + expected - begin, 'bytes', bytes, 'begin:' .. attempt, expected)
-redis.call('HINCRBY', meta, 'lines', expected - begin)
+local later = expected - begin
+if redis.call('HDEL', meta, 'unplaced') == 1 then later = later + math.max(0, tonumber(ARGV[4]) - expected) end
+redis.call('HSET', meta, 'dropped', dropped + later, 'bytes', bytes, 'begin:' .. attempt, expected)
+redis.call('HINCRBY', meta, 'lines', later)
 return 1
 """
 
@@ -203,9 +205,11 @@ def _take(client: redis.Redis, job_id: str, log: LogArchive) -> Take:
     meta, first, total, count, text = _read(client, job_id, log.lines, size)
     attempt, begin = _begun(meta)
     expected = log.begins.get(attempt, max(int(begin), log.lines))
-    if expected > int(begin):
-        # Redis was emptied or restored: there, the attempt's lines are numbered from too low a number on.
-        client.eval(_REBASE, 2, keys().job_logs(job_id), keys().job_logs_meta(job_id), attempt, begin, expected)
+    if expected > int(begin) or "unplaced" in meta:
+        # Redis was emptied or restored: there, the attempt's lines are numbered from too low a number on. Where its
+        # agent could not place them, they are not those that are archived but what came later.
+        log_keys = keys().job_logs(job_id), keys().job_logs_meta(job_id)
+        client.eval(_REBASE, 2, *log_keys, attempt, begin, expected, log.lines)
         meta, first, total, count, text = _read(client, job_id, log.lines, size)
         attempt, begin = _begun(meta)
     begins = {name.removeprefix("begin:"): int(line) for name, line in meta.items() if name.startswith("begin:")}

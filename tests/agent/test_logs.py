@@ -284,6 +284,56 @@ async def test_a_writer_waits_while_twice_the_limit_is_not_archived(
     assert log(redis_client)[-1] == b"000002399."
 
 
+def begin_when_it_may(writer: LogWriter) -> "asyncio.Task[Reached]":
+    return asyncio.create_task(writer.open())
+
+
+async def wait_until(probe: Callable[[], Any]) -> None:
+    async with asyncio.timeout(5):
+        while not probe():  # noqa: ASYNC110 nothing announces it
+            await asyncio.sleep(0.01)
+
+
+async def test_5_a_later_attempt_waits_for_one_that_waits_for_the_archive_and_no_line_is_lost(
+    make_writer: Callable[..., LogWriter], redis_client: redis.Redis
+) -> None:
+    first, second, third = (make_writer(attempt, limit_bytes=10_000) for attempt in (1, 2, 3))
+    filling = asyncio.create_task(fill(first, 8))
+    await wait_until(lambda: meta(redis_client, "waits:1"))
+    opening = [begin_when_it_may(second), begin_when_it_may(third)]
+    await wait_until(lambda: meta(redis_client, "waits:3"))
+    assert meta(redis_client, "attempt") == b"1"
+    redis_client.hset("job_logs_meta:j", "archived", 1800)
+    await filling
+    assert not any(task.done() for task in opening), "it may have more to write"
+    await first.close()
+    await opening[0]
+    await second.append([b"t stdout b"], 10, Position(1), BEGIN)
+    await second.close()
+    await opening[1]
+    kept = log(redis_client)
+    assert kept[-2:] == [b"000002399.", b"t stdout b"]
+    assert (meta(redis_client, "begin:2"), meta(redis_client, "begin:3")) == (b"2400", b"2401")
+    assert not [name for name in redis_client.hkeys("job_logs_meta:j") if b"waits:" in name and name != b"waits:3"]
+
+
+async def test_an_attempt_that_waits_and_is_not_heard_of_any_more_is_not_waited_for(
+    make_writer: Callable[..., LogWriter], redis_client: redis.Redis
+) -> None:
+    filling = asyncio.create_task(fill(make_writer(1, limit_bytes=10_000), 8))
+    await wait_until(lambda: meta(redis_client, "waits:1"))
+    opening = begin_when_it_may(make_writer(2))
+    await wait_until(lambda: meta(redis_client, "waits:2"))
+    for task in (filling, opening):
+        task.cancel()
+    redis_client.hset("job_logs_meta:j", mapping={"waits:1": 1, "waits:2": 1})
+    await make_writer(3).open()
+    assert [line.split(b" ", 2)[2] for line in log(redis_client)[1800:]] == [
+        b"[workload-runner] Attempt %d was cut off here; whatever else it printed is missing" % attempt
+        for attempt in (1, 2)
+    ]
+
+
 async def test_the_archive_is_asked_for_in_time(
     make_writer: Callable[..., LogWriter], redis_client: redis.Redis
 ) -> None:

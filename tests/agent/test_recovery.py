@@ -1,13 +1,16 @@
 """What must hold when the agent or Redis is killed: no attempt lost or run twice, no log line lost or doubled."""
 
+import json
 import subprocess
 import sys
 import time
 import uuid
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import docker
+import psutil
 import pytest
 import redis
 
@@ -49,6 +52,8 @@ def test_an_agent_killed_again_and_again_under_fast_output_loses_nothing(agent: 
         wait_for(lambda seen=seen: len(agent.log_lines(start)) > seen)
         agent.kill()
         agent.start()
+    record = agent.directory / "state" / "attempts" / f"{start.job_id}-1.json"
+    wait_for(lambda: json.loads(record.read_text())["first_line"], what="the time of its first line to be kept")
     assert agent.finished(start, 60).reason == "completed"
     assert agent.texts(start) == [str(number) for number in range(1, 20001)] * 6
 
@@ -187,27 +192,43 @@ def accept_without_starting(
     return start
 
 
+def forget_log(agent: AgentProcess, start: StartAttempt) -> None:
+    """Redis has lost the log of an attempt whose agent had kept the time of its first line, and is gone too."""
+    state = State(agent.directory / "state", "test")
+    [record] = [record for record in state.records() if record.start == start]
+    state.save(replace(record, first_line=agent.log_meta(start)["first"]))
+    state.close()
+    agent.client.delete(agent.keys.job_logs(start.job_id), agent.keys.job_logs_meta(start.job_id))
+
+
+MISSING = "an unknown number of lines"
+
+
 def test_a_log_whose_beginning_docker_dropped_goes_on_exactly_or_says_that_lines_are_missing(
     agent: AgentProcess, test_image: str, docker_client: docker.DockerClient
 ) -> None:
     begin = "echo first; sleep 6; seq 1 3000; "
     few = accept_without_starting(agent, test_image, docker_client, begin + "sleep 3; seq 3001 3200", log_size="40k")
     many = accept_without_starting(agent, test_image, docker_client, begin + "sleep 3; seq 3001 9000", log_size="40k")
+    lost = accept_without_starting(agent, test_image, docker_client, begin + "sleep 3; seq 3001 9000", log_size="40k")
     agent.start()
-    for start in (few, many):
+    for start in (few, many, lost):
         wait_for(lambda start=start: agent.texts(start)[-1:] == ["3000"])
     agent.kill()
-    for start in (few, many):
+    forget_log(agent, lost)
+    for start in (few, many, lost):
         docker_client.containers.get(container_name(start)).wait()
     agent.start()
-    assert {agent.finished(start).reason for start in (few, many)} == {"completed"}
+    assert {agent.finished(start).reason for start in (few, many, lost)} == {"completed"}
+    assert [f"{MISSING} is missing" in text for text in agent.texts(lost, "stderr")] == [True]
+    assert agent.log_meta(lost)["unplaced"] == "1" and agent.texts(lost)[-1] == "9000"
     assert agent.texts(few) == ["first", *(str(number) for number in range(1, 3201))]
     assert agent.texts(few, "stderr") == []
     texts = agent.texts(many)
     assert texts[:3001] == ["first", *(str(number) for number in range(1, 3001))]
     rest = [int(text) for text in texts[3001:]]
     assert rest[0] > 3001 and rest == list(range(rest[0], 9001))
-    assert ["an unknown number of lines is missing" in text for text in agent.texts(many, "stderr")] == [True]
+    assert [f"{MISSING} is missing" in text for text in agent.texts(many, "stderr")] == [True]
 
 
 def test_an_emptied_redis_and_a_copy_without_its_beginning_leave_every_line_its_number(
@@ -261,6 +282,31 @@ def test_a_redis_that_is_away_costs_no_line_and_does_not_hold_up_the_container(
         assert agent.finished(start, 60).reason == "completed"
         assert agent.events(Hello)
         assert agent.texts(start) == ["begin", *(str(number) for number in range(1, 500_001)), "end"]
+    finally:
+        agent.clean_up(docker_client)
+        server.kill()
+        server.wait()
+
+
+def test_a_job_that_begins_while_redis_is_away_is_not_held_up_by_its_output(
+    tmp_path: Path, test_image: str, docker_client: docker.DockerClient
+) -> None:
+    port = free_port()
+    server = start_redis(tmp_path, port)
+    moment = "container-created:SIGSTOP"
+    agent = AgentProcess(tmp_path, f"redis://127.0.0.1:{port}/0", redis.Redis(port=port), CRASH_POINT=moment)
+    try:
+        agent.start()
+        start = agent.run(test_image, ["seq", "200000"])
+        process = psutil.Process(agent.process.pid if agent.process else 0)
+        wait_for(lambda: process.status() == psutil.STATUS_STOPPED)
+        server.kill()
+        server.wait()
+        process.resume()
+        assert docker_client.containers.get(container_name(start)).wait(timeout=20)["StatusCode"] == 0
+        server = start_redis(tmp_path, port)
+        assert agent.finished(start, 60).reason == "completed"
+        assert agent.texts(start) == [str(number) for number in range(1, 200_001)]
     finally:
         agent.clean_up(docker_client)
         server.kill()

@@ -76,8 +76,6 @@ def test_8_a_leader_paused_at_a_point_past_its_lease_writes_nothing(system: Syst
     cluster = system.cluster
     system.restart_scheduler(CRASH_POINT=f"{point}:SIGSTOP")
     cluster.start_scheduler("standby")
-    # The chores that begin with a leader have done their first writes: stopped within one, it would keep SQLite locked.
-    time.sleep(1)
     try:
         job_id = system.submit_numbered(5, pause=0.02)
         cluster.wait_stopped("scheduler")
@@ -86,6 +84,23 @@ def test_8_a_leader_paused_at_a_point_past_its_lease_writes_nothing(system: Syst
         wait_for("it to stand by", lambda: "no longer leads" in cluster.output("scheduler"))
         assert cluster.job(job_id)["status"] == "SUCCEEDED"
         assert set(system.witness.starts(job_id).values()) == {1}
+    finally:
+        cluster.stop("standby")
+
+
+def test_8_a_leader_paused_within_a_write_keeps_sqlite_locked_and_nothing_is_lost_or_doubled(system: System) -> None:
+    """Nobody can take over before it goes on or is ended; PostgreSQL ends such a transaction after the lease."""
+    cluster = system.cluster
+    system.restart_scheduler(CRASH_POINT="placing-before-commit:SIGSTOP")
+    cluster.start_scheduler("standby")
+    wait_for("it to stand by", lambda: "standing by" in cluster.output("standby"))
+    try:
+        job_id = system.submit_numbered(5, pause=0.02)
+        cluster.wait_stopped("scheduler")
+        time.sleep(4)  # past the lease
+        assert cluster.job(job_id)["status"] == "PENDING"
+        cluster.resume("scheduler")
+        system.ends_exactly(job_id, 5)
     finally:
         cluster.stop("standby")
 

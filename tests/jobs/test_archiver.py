@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import redis
+from asgiref.sync import async_to_sync
 from django.conf import settings as project_settings
 from pytest_django import Settings
 
@@ -16,7 +17,7 @@ from jobs.archive import ArchiveUnavailable
 from jobs.archiver import archive_due, delete_doubtful
 from jobs.logs import read_log
 from jobs.models import Job, LogArchive, LogChunk
-from tests.jobs.log_parts import archive_all, line, make_job, spans, whole_log, write
+from tests.jobs.log_parts import append, archive_all, line, make_job, spans, whole_log, write, writing
 
 
 @pytest.fixture(autouse=True)
@@ -295,6 +296,29 @@ def test_an_attempt_that_redis_forgot_whole_comes_after_what_was_archived(job: J
     write(job, lines(50, 100), attempt=2, complete=True)
     archive_all(redis_client)
     assert whole_log(redis_client, job) == lines(150)
+
+
+def test_lines_that_nobody_could_place_come_after_what_was_archived(job: Job, redis_client: redis.Redis) -> None:
+    """The agent was restarted, too, and Docker had dropped the beginning: what is left are not the first lines."""
+    for archived, attempt in ((100, 1), (20, 2)):
+        begin = LogArchive.objects.filter(job=job).values_list("lines", flat=True).first() or 0
+        write(job, lines(archived, begin), attempt)
+        archive_all(redis_client)
+        redis_client.flushall()
+        write_unplaced(job, lines(50, begin + archived), attempt)
+        archive_all(redis_client)
+        assert whole_log(redis_client, job) == lines(begin + archived + 50)
+        write(job, lines(5, begin + archived + 50), attempt, complete=True)
+        archive_all(redis_client)
+        assert whole_log(redis_client, job) == lines(begin + archived + 55)
+        redis_client.flushall()
+
+
+@async_to_sync
+async def write_unplaced(job: Job, texts: list[str], attempt: int) -> None:
+    async with writing(job, attempt) as writer:
+        await writer.skip(None)
+        await append(writer, texts)
 
 
 def test_an_older_redis_restored_does_not_shift_lines(job: Job, redis_client: redis.Redis) -> None:
