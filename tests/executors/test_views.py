@@ -75,9 +75,11 @@ def test_the_page_shows_state_problem_versions_labels_and_what_runs(client: Clie
     )
     make_job(State.RUNNING, node, name="runs", gpu_type="any", gpu_count=1)
     make_job(State.FAILED, node, name="ended")
+    make_job(State.STARTING, node, name="starts").attempts.update(progress="pulling tools/busybox:1: 40 % of 2.1 MB")
     sample(redis_client, node.id, gpus=json.dumps([{"index": 0, "percent": 87.0, "memory_bytes": 3 * GB}]))
     page = text_of(client, "/executors/node-1/")
     for words in ("Unhealthy", "The Docker Engine does not answer.", "zone=a", "27.3.1", "0.1.0", "runs", "ended",
+                  "pulling tools/busybox:1: 40 % of 2.1 MB",
                   "Closed to new jobs", "87 %", "3 GB / 24 GB", "4 GB in use", "50 % of the node in use"):  # fmt: skip
         assert words in page, words
 
