@@ -1,4 +1,4 @@
-"""axe-core on every page, light and dark, wide and narrow: no violation; and the weight of the pages."""
+"""Every page, light and dark, wide and narrow: axe-core finds nothing, nothing moves, nothing weighs much."""
 
 import gzip
 from pathlib import Path
@@ -22,8 +22,12 @@ PAGES = [
     "pending",
     "/executors/",
     "executor",
+    "/executors/join/",
+    "/login/",
     "/no/",
 ]
+FROM_AFAR = {"X-Forwarded-For": "192.0.2.1"}
+"""The server takes the browser for a foreign one, which has to log in."""
 LOOKS: dict[str, dict[str, Any]] = {
     "light": {"color_scheme": "light"},
     "dark": {"color_scheme": "dark"},
@@ -61,10 +65,14 @@ def assert_no_violation(page: Page) -> None:
 @pytest.mark.parametrize("look", LOOKS)
 @pytest.mark.parametrize("name", PAGES)
 def test_axe_finds_nothing(browser: Browser, cluster: Cluster, addresses: dict[str, str], name: str, look: str) -> None:
-    with page_of(browser, cluster.url, "404", bypass_csp=True, **LOOKS[look]) as page:  # axe styles what it measures
+    headers = FROM_AFAR if name == "/login/" else {}
+    options = {**LOOKS[look], "extra_http_headers": headers, "bypass_csp": True}  # axe styles what it measures
+    with page_of(browser, cluster.url, "404", **options) as page:
         page.goto(addresses.get(name, name))
         page.wait_for_load_state("load")
-        if name != "/no/" and page.locator("[data-socket]").count():
+        if name == "/login/":
+            expect(page.get_by_label("Password")).to_be_visible()
+        elif name != "/no/" and page.locator("[data-socket]").count():
             expect(page.locator("#live-status")).to_have_text("Live")
         for details in page.locator("main details:not([open]) > summary").all():
             if details.is_visible():
@@ -86,6 +94,57 @@ def test_axe_finds_nothing_in_the_dialogs(browser: Browser, cluster: Cluster, ad
         page.locator("#bulk").get_by_role("button", name="Priority…").click()
         expect(page.get_by_role("dialog")).to_contain_text("Change the priority of 1 job?")
         assert_no_violation(page)
+        page.keyboard.press("Escape")
+        page.get_by_role("button", name="Save view…").click()
+        assert_no_violation(page)
+        page.goto(addresses["pending"])
+        page.get_by_role("button", name="Abort…").click()
+        assert_no_violation(page)
+        page.goto(addresses["executor"])
+        for button in ("Labels…", "Cordon…", "Drain…", "Forget…"):
+            page.get_by_role("button", name=button).click()
+            assert_no_violation(page)
+            page.keyboard.press("Escape")
+
+
+@pytest.mark.parametrize("look", ["light", "phone"])
+def test_axe_finds_nothing_where_there_is_nothing_yet(browser: Browser, web_alone: Cluster, look: str) -> None:
+    with page_of(browser, web_alone.url, bypass_csp=True, **LOOKS[look]) as page:
+        for address, words in (
+            ("/", "Nothing runs here yet"),
+            ("/jobs/", "No job yet"),
+            ("/executors/", "No executor"),
+        ):
+            page.goto(address)
+            expect(page.locator("#live-status")).to_have_text("Live")
+            expect(page.locator("main")).to_contain_text(words)
+            assert_no_violation(page)
+            assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), address
+
+
+@pytest.mark.parametrize("look", ["light", "phone"])
+@pytest.mark.parametrize("name", ["/", "/jobs/", "job", "/jobs/new/", "/executors/", "executor"])
+def test_nothing_moves_while_a_page_loads_and_lives(
+    browser: Browser, cluster: Cluster, addresses: dict[str, str], name: str, look: str
+) -> None:
+    with page_of(browser, cluster.url, **LOOKS[look]) as page:
+        page.add_init_script(
+            """window.shifts = [];
+            new PerformanceObserver((list) => {
+                for (const entry of list.getEntries()) window.shifts.push([entry.value, entry.sources.map(
+                    ({node}) => node?.id || node?.className || node?.parentElement?.className || node?.nodeName)]);
+            }).observe({type: 'layout-shift', buffered: true});"""
+        )
+        page.goto(addresses.get(name, name))
+        if page.locator("[data-socket]").count():
+            expect(page.locator("#live-status")).to_have_text("Live")
+        passing = cluster.shell("true", name="passing")
+        cluster.wait_final(passing)
+        if name in ("/", "/jobs/"):
+            row = page.locator(f"#row-{passing}")
+            expect(row).to_contain_text("Succeeded")
+        shifts = page.evaluate("window.shifts")
+        assert sum(value for value, _ in shifts) < 0.02, shifts
 
 
 @pytest.mark.parametrize("name", PAGES)

@@ -29,3 +29,15 @@ def test_an_open_page_says_that_redis_is_away_and_stops_saying_so_by_itself(
             web_alone.start_redis(empty=False)
         expect(banner).to_be_hidden()
         expect(mark).to_have_text("Live")
+
+
+@pytest.mark.parametrize("dropped", ["**/js/live.js", "**/css/app.css", "**/vendor/htmx*"])
+def test_a_page_of_which_a_script_or_style_did_not_arrive_is_loaded_once_more(
+    browser: Browser, web_alone: Cluster, dropped: str
+) -> None:
+    with page_of(browser, web_alone.url, "ERR_INTERNET_DISCONNECTED|ERR_NETWORK_CHANGED|is not defined") as page:
+        page.route(dropped, lambda route: route.abort("internetdisconnected"), times=1)
+        page.goto("/jobs/", wait_until="commit")
+        expect(page.locator("#live-status")).to_have_text("Live")
+        expect(page.locator("#job-list")).to_be_visible()
+        assert page.evaluate("sessionStorage.getItem('loaded-again')")

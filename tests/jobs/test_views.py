@@ -200,7 +200,18 @@ def test_nothing_that_a_job_is_named_becomes_markup(client: Client) -> None:
 
 def test_pages_hold_no_inline_script_or_style_which_the_policy_would_refuse(client: Client) -> None:
     job = make_job(State.RUNNING, make_executor())
-    for address in ("/", "/jobs/", f"/jobs/{job.id}/", "/jobs/new/", "/executors/", "/executors/node-1/"):
+    ours = (
+        "/",
+        "/jobs/",
+        f"/jobs/{job.id}/",
+        "/jobs/new/",
+        "/executors/",
+        "/executors/node-1/",
+        "/executors/join/",
+        "/no/",
+    )
+    admins = ("/admin/", "/admin/jobs/job/", f"/admin/jobs/job/{job.id}/change/", "/admin/executors/executor/")
+    for address in (*ours, *admins):
         response = client.get(address)
         page = response.content.decode()
         assert "default-src 'self'" in response["Content-Security-Policy"]
