@@ -272,14 +272,17 @@ def test_a_redis_that_is_away_costs_no_line_and_does_not_hold_up_the_container(
     agent = AgentProcess(tmp_path / "agent", f"redis://127.0.0.1:{port}/0", client, AGENT_LOG_BUFFER="65536")
     try:
         agent.start()
-        start = agent.run(test_image, ["sh", "-c", "echo begin; sleep 1; seq 500000; echo end"], timeout_seconds=300)
-        container = docker_client.containers.get(agent.running(start).container_id)
+        start = agent.run(test_image, ["sh", "-c", "echo begin; sleep 2; seq 500000; echo end"], timeout_seconds=300)
+        over = agent.run(test_image, ["sleep", "100"], timeout_seconds=4)
+        container, overrun = (docker_client.containers.get(agent.running(job).container_id) for job in (start, over))
         wait_for(lambda: agent.texts(start) == ["begin"])
         server.kill()
         server.wait()
         assert container.wait(timeout=30)["StatusCode"] == 0
+        assert overrun.wait(timeout=30)["StatusCode"] == 143, "it was stopped at its time-out though nobody was told"
         server = start_redis(tmp_path, port)
         assert agent.finished(start, 60).reason == "completed"
+        assert agent.finished(over).reason == "timeout"
         assert agent.events(Hello)
         assert agent.texts(start) == ["begin", *(str(number) for number in range(1, 500_001)), "end"]
     finally:

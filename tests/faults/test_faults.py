@@ -1,7 +1,6 @@
 """Each fault at each moment of a job's life, and how the job ends: the table that docs/operations.md tells in words."""
 
 import contextlib
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -9,6 +8,23 @@ import docker
 import pytest
 
 from tests.cluster import wait_for
+from tests.faults.harm import (
+    Fault,
+    agent_away_at_the_end,
+    agent_ended,
+    agent_killed,
+    everything_killed,
+    killed_by_hand,
+    redis_away,
+    redis_emptied,
+    redis_emptied_at_the_end,
+    redis_flushed,
+    redis_restarted,
+    removed_by_hand,
+    scheduler_away_at_the_end,
+    scheduler_killed,
+    web_killed,
+)
 from tests.faults.system import LINES, System
 from tests.parts import free_port, start_registry
 from tests.proxy import Proxy
@@ -16,7 +32,6 @@ from tests.proxy import Proxy
 pytestmark = pytest.mark.docker
 
 Moment = Callable[[System, "SlowRegistry"], str]
-Fault = Callable[[System], None]
 
 
 # --- Moments: a job is submitted and has come there; the job's id ------------------------------------------------
@@ -82,87 +97,7 @@ def while_running(system: System, registry: SlowRegistry) -> str:
 NUMBERED_FROM_1 = f'i=1; while [ $i -lt {LINES} ]; do echo "$HOSTNAME $i"; echo "$HOSTNAME $i" >&2; i=$((i+1)); done'
 
 
-# --- Faults ------------------------------------------------------------------------------------------------------
-
-
-def agent_killed(system: System) -> None:
-    system.restart_agent()
-
-
-def agent_ended(system: System) -> None:
-    system.cluster.stop("agent-a")
-    system.cluster.launch_agent("a")
-
-
-def agent_away_at_the_end(system: System) -> None:
-    system.cluster.kill("agent-a")
-    _wait_for_the_end(system)
-    system.cluster.launch_agent("a")
-
-
-def scheduler_away_at_the_end(system: System) -> None:
-    system.cluster.kill("scheduler")
-    _wait_for_the_end(system)
-    system.cluster.start_scheduler()
-
-
-def redis_emptied_at_the_end(system: System) -> None:
-    system.cluster.kill("redis")
-    _wait_for_the_end(system)
-    system.cluster.start_redis(empty=True)
-
-
-def _wait_for_the_end(system: System) -> None:
-    (container,) = system.cluster.containers()
-    container.wait()
-
-
-def scheduler_killed(system: System) -> None:
-    system.cluster.kill("scheduler")
-    system.cluster.start_scheduler()
-
-
-def web_killed(system: System) -> None:
-    system.cluster.kill("web")
-    system.cluster.start_web()
-
-
-def redis_restarted(system: System) -> None:
-    system.cluster.kill("redis")
-    system.cluster.start_redis(empty=False)
-
-
-def redis_emptied(system: System) -> None:
-    system.cluster.kill("redis")
-    system.cluster.start_redis(empty=True)
-
-
-def redis_flushed(system: System) -> None:
-    """Emptied with every connection kept, so that nothing but its content tells."""
-    system.cluster.redis.flushall()
-
-
-def redis_away(system: System) -> None:
-    system.cluster.pause("redis")
-    time.sleep(3)
-    system.cluster.resume("redis")
-
-
-def everything_killed(system: System) -> None:
-    for name in ("agent-a", "scheduler", "web", "redis"):
-        system.cluster.kill(name)
-    system.start()
-
-
-def killed_by_hand(system: System) -> None:
-    (container,) = system.cluster.containers()
-    container.kill()
-
-
-def removed_by_hand(system: System) -> None:
-    (container,) = system.cluster.containers()
-    container.remove(force=True)
-
+# --- The table ----------------------------------------------------------------------------------------------------
 
 TABLE: list[tuple[Fault, Moment, int]] = [
     # fault, moment, attempts until it succeeds
