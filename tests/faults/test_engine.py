@@ -115,3 +115,16 @@ def test_1_4_what_died_with_its_node_is_no_failure_of_the_job(
     cluster.launch_agent("a")
     job = system.ends_exactly(job_id, 40, attempts=2)
     assert job["attempts"][0]["reason"] == "engine_error"
+
+
+@pytest.mark.parametrize("engine", [""], ids=["containers die with it"], indirect=True)
+@pytest.mark.parametrize("point", ["container-created", "output-unshipped", "attempt-forgotten"])
+def test_1_2_5_9_an_engine_killed_while_a_container_is_made_read_to_its_end_or_removed_costs_no_attempt(
+    system: System, engine: PrivateEngine, point: str
+) -> None:
+    system.restart_agent(CRASH_POINT=f"{point}:SIGSTOP")
+    job_id = system.submit_numbered(5, pause=0.02)
+    system.cluster.wait_stopped("agent-a")
+    killed(engine)
+    system.cluster.resume("agent-a")
+    system.ends_exactly(job_id, 5, attempts=1)
