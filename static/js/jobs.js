@@ -77,6 +77,14 @@ bulk.addEventListener("htmx:afterRequest", (event) => {
 
 // --- Another filter, another page ---
 
+const more = document.querySelector(".more-filters");
+document.addEventListener("click", (event) => more.contains(event.target) || (more.open = false));
+more.addEventListener("keydown", (event) => {
+  if (event.key !== "Escape" || !more.open) return;
+  more.open = false;
+  more.querySelector("summary").focus();
+});
+
 document.addEventListener("htmx:afterSettle", (event) => {
   if (event.target.id !== "job-list" && event.detail.target?.id !== "job-list") return;
   waiting = null;

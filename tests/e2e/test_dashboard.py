@@ -47,9 +47,10 @@ def test_the_charts_show_each_range_and_keep_it_in_the_address(page: Page) -> No
     assert 355 <= points(page) <= 362
     expect(page.locator(".chart canvas")).to_have_count(6)
     expect(page.locator("[data-chart=cpu] .chart-values")).to_contain_text("allocated")
-    with page.expect_response(re.compile("range=24h")) as answer:
-        page.get_by_role("link", name="24h").click()
-    assert answer.value.json()["step"] == 240
+    for name, step in (("15m", 10), ("6h", 60), ("24h", 240)):
+        with page.expect_response(re.compile(f"range={name}")) as answer:
+            page.get_by_role("link", name=name).click()
+        assert answer.value.json()["step"] == step
     expect(page).to_have_url(re.compile(r"\?range=24h"))
     page.reload()
     expect(page.get_by_role("link", name="24h")).to_have_attribute("aria-current", "true")

@@ -52,6 +52,18 @@ def test_filters_show_as_chips_that_remove_them_and_stand_in_the_address(page: P
     page.get_by_role("link", name="Remove the filter Label: zone=a").click()
     expect(rows(page)).to_have_count(2)
     expect(page).to_have_url(re.compile(r"/jobs/\?text=chip$"))
+    page.get_by_text("More filters").click()
+    for label, text in (("Owner", "local"), ("Image", cluster.image), ("Submitted before", "2099-01-01")):
+        page.get_by_label(label, exact=True).fill(text)
+    page.get_by_label("Submitted before").press("Enter")
+    expect(page.locator("#job-list .chip")).to_have_count(4)
+    expect(rows(page)).to_have_count(2)
+    page.get_by_label("Executor", exact=True).fill("nowhere")
+    page.get_by_label("Executor", exact=True).press("Enter")
+    expect(page.locator("#job-list")).to_contain_text("No job matches")
+    page.keyboard.press("Escape")
+    page.get_by_role("link", name="Clear all").click()
+    expect(page).to_have_url(re.compile(r"/jobs/$"))
 
 
 def test_a_narrowed_list_is_not_filled_again_by_what_still_comes_for_the_whole_one(

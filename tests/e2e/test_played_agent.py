@@ -121,3 +121,21 @@ def test_gpus_and_disk_are_drawn_and_their_highest_values_stay(
     gpus = page.get_by_role("group", name="GPUs").locator("tbody tr")
     expect(gpus).to_have_count(2)
     expect(gpus.first).to_contain_text("NVIDIA A100")
+
+
+def test_the_form_says_where_a_job_fits_now_and_knows_the_images_seen(
+    page: Page, cluster: Cluster, node: Node, started: HeldAttempt
+) -> None:
+    page.goto("/jobs/new/")
+    known = page.locator("#known-images option").evaluate_all("(options) => options.map((option) => option.value)")
+    assert cluster.image in known
+    page.get_by_label("Image", exact=True).fill("alpine:3.20")
+    page.get_by_label("CPU cores").fill("1")
+    expect(page.locator("#preview")).to_contain_text("Fits on 1 executor now")
+    page.get_by_label("CPU cores").fill("4")
+    expect(page.locator("#preview")).to_contain_text("Fits on none now, on 1 executor when idle")
+    page.locator("#preview").get_by_text("In Python").click()
+    expect(page.get_by_label("In Python")).to_contain_text("alpine:3.20")
+    begin(node, started)
+    end(node, started)
+    cluster.wait_final(started.job_id)
