@@ -14,10 +14,11 @@ from docker.errors import APIError
 from agent import __version__, crashpoints, resources
 from agent.attempt import Attempt, Node
 from agent.config import GB, Config
-from agent.containers import FULL_DISK, LABEL_ATTEMPT, LABEL_JOB, LABEL_SANDBOX, StartFailed, joined
+from agent.containers import FULL_DISK, LABEL_ATTEMPT, LABEL_JOB, LABEL_SANDBOX, StartFailed
 from agent.engine import Engine, EngineAway
 from agent.http import Stream
 from agent.images import Images
+from agent.leftovers import Sweeper
 from agent.link import IMAGES_KEPT_SECONDS, Link
 from agent.output import LINGER
 from agent.protocol import (
@@ -45,8 +46,6 @@ SANDBOX_SECONDS = 5.0
 FULL_SECONDS = 60
 """How long nothing new is taken after Docker said that its disk is full."""
 IMAGES_INTERVAL = 60.0
-SWEEP_INTERVAL = 600
-"""Between two looks for containers that nobody needs, such as one whose creation was answered too late."""
 
 
 class Agent:
@@ -78,7 +77,7 @@ class Agent:
         self._ping_problem = ""
         self._full_until = float("-inf")
         self._engine_events: Stream | None = None
-        self._sweep = asyncio.Event()
+        self._sweeper = Sweeper(self._engine, state, self._sandboxes)
 
     async def run(self) -> None:
         """Until cancelled; then what was read is shipped and reported, for a few seconds at most."""
@@ -94,7 +93,7 @@ class Agent:
             _kept_up(self._sample),
             _kept_up(self._tell_images),
             _kept_up(lambda: sample_usage(self._running_now, self._engine, self._link)),
-            _kept_up(self._remove_leftovers),
+            _kept_up(self._sweeper.run),
             self._sandboxes.run(),
             self._link.receive(self._state.last_command, self._handle),
         ]
@@ -326,7 +325,7 @@ class Agent:
                     attempt.look()
                 self._engine_events = stream
                 self._sandboxes.renew()
-                self._sweep.set()
+                self._sweeper.look()
                 async for line in stream.lines():
                     self._engine_event(line)
                 self._engine_events = None
@@ -373,39 +372,6 @@ class Agent:
             return
         if attempt := self._held.get(key):
             attempt.engine_event(event["Action"])
-
-    async def _remove_leftovers(self) -> None:
-        """Remove the containers of attempts that were reported, and sandboxes that nobody needs: at first, after Docker
-        was away, and now and then."""
-        while True:
-            self._sweep.clear()
-            try:
-                for container in self._leftovers(await self._engine.containers_of(self._state.executor_id)):
-                    await self._engine.remove(container["Id"])
-                    logger.info("Removed the left-over container %s", container["Names"][0].lstrip("/"))
-            except (EngineAway, APIError):
-                await asyncio.sleep(ENGINE_RETRY)
-                continue
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(SWEEP_INTERVAL):
-                    await self._sweep.wait()
-
-    def _leftovers(self, containers: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        """Those of our containers that are of no use any more; a sandbox comes after what has joined it."""
-
-        def needed(container: dict[str, Any]) -> bool:
-            labels = container["Labels"]
-            return self._state.keeps(labels.get(LABEL_JOB, ""), labels.get(LABEL_ATTEMPT, ""))
-
-        sandboxes = [container for container in containers if LABEL_SANDBOX in container["Labels"]]
-        others = [container for container in containers if LABEL_SANDBOX not in container["Labels"]]
-        in_use = {joined(container) for container in others if needed(container)}
-        return [container for container in others if not needed(container)] + [
-            container
-            for container in sandboxes
-            if container["Id"] not in in_use
-            and not self._sandboxes.keeps(container["Id"], container["Names"][0].lstrip("/"))
-        ]
 
 
 async def _kept_up(loop: Callable[[], Coroutine[Any, Any, None]]) -> None:

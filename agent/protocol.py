@@ -7,13 +7,11 @@ stream `events`. Each stream entry has one field, `m`: a JSON object `{"v": 1, "
 Units: CPU in millicores, memory in bytes, durations in seconds, times as RFC 3339 UTC strings, progress in percent.
 """
 
-import dataclasses
-import functools
 import json
-import types
-from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Union, get_args, get_origin, get_type_hints
+from typing import Any, ClassVar, get_args
+
+from agent.codec import build, fields_of
 
 VERSION = 1
 FIELD = b"m"
@@ -272,15 +270,10 @@ _KINDS: dict[str, type] = {cls.kind: cls for cls in get_args(Message)}
 
 def encode(message: Message) -> bytes:
     """The message as JSON, for the field `m` of a stream entry."""
-    return _JSON.encode({"v": VERSION, "kind": message.kind, **_fields_of(message)}).encode()
+    return _JSON.encode({"v": VERSION, "kind": message.kind, **fields_of(message)}).encode()
 
 
-def _fields_of(value: Any) -> dict[str, Any]:
-    cls: type = type(value)
-    return {name: getattr(value, name) for name, _, _ in _readers(cls)}
-
-
-_JSON = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), default=_fields_of)
+_JSON = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), default=fields_of)
 
 
 def decode(data: bytes) -> Message:
@@ -296,63 +289,11 @@ def decode(data: bytes) -> Message:
         raise MalformedMessage(f"not a message: {data[:200]!r}") from error
     if cls is None:
         raise UnknownMessage(f"unknown kind of message: {kind!r}")
-    message: Message = _build(cls, body)
-    return message
-
-
-def _build(cls: type, body: Any) -> Any:
-    if not isinstance(body, dict):
-        raise MalformedMessage(f"{cls.__name__} is not an object: {body!r}")
-    known = {}
     try:
-        for name, plain, read in _readers(cls):
-            if name in body:
-                value = body[name]
-                known[name] = value if type(value) is plain else read(value)
-        return cls(**known)
+        message: Message = build(cls, body)
     except TypeError as error:
-        raise MalformedMessage(f"{cls.__name__}: {error}") from error
-
-
-Reader = Callable[[Any], Any]
-"""Checks a value against a field's type and builds nested dataclasses; raises TypeError."""
-
-
-@functools.cache
-def _readers(cls: type) -> list[tuple[str, Any, Reader]]:
-    """Each field's name, the type of a value that needs no second look, and how to read any other."""
-    hints = get_type_hints(cls)
-    plain = (str, int, float, bool)
-    return [
-        (item.name, hint if hint in plain else None, _reader(hint))
-        for item in dataclasses.fields(cls)
-        for hint in [hints[item.name]]
-    ]
-
-
-def _reader(hint: Any) -> Reader:
-    origin, arguments = get_origin(hint), get_args(hint)
-    if hint is Any:
-        return lambda value: value
-    if origin in (Union, types.UnionType):
-        inner = _reader(next(argument for argument in arguments if argument is not types.NoneType))
-        may_be_none = types.NoneType in arguments
-        return lambda value: None if value is None and may_be_none else inner(value)
-    if dataclasses.is_dataclass(hint):
-        return lambda value: _build(hint, value)  # type: ignore[arg-type]
-    if origin is list:
-        item = _reader(arguments[0])
-        return lambda value: [item(element) for element in _checked(list, value)]
-    if origin is dict:
-        content = _reader(arguments[1])
-        return lambda value: {str(name): content(element) for name, element in _checked(dict, value).items()}
-    return lambda value: _checked(hint, value)
-
-
-def _checked(kind: type, value: Any) -> Any:
-    if isinstance(value, kind) and not (kind is int and isinstance(value, bool)):
-        return value
-    raise TypeError(f"expected {kind.__name__}, got {value!r}")
+        raise MalformedMessage(str(error)) from error
+    return message
 
 
 # --- Redis keys ------------------------------------------------------------------------------------------------
