@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from playwright.sync_api import Browser, Page, Response, expect
+from playwright.sync_api import Browser, Page, Request, expect
 
 from tests.cluster import Cluster
 from tests.e2e.browser import page_of
@@ -153,12 +153,13 @@ def test_scripts_and_styles_of_a_page_are_light(
 ) -> None:
     sizes: dict[str, int] = {}
 
-    def weigh(response: Response) -> None:
-        if response.request.resource_type in ("script", "stylesheet") or response.url.endswith((".css", ".js")):
-            sizes[response.url] = len(gzip.compress(response.body()))
+    def weigh(request: Request) -> None:
+        response = request.response()
+        if response and (request.resource_type in ("script", "stylesheet") or request.url.endswith((".css", ".js"))):
+            sizes[request.url] = len(gzip.compress(response.body()))
 
     with page_of(browser, cluster.url, "404") as page:
-        page.on("requestfinished", lambda request: weigh(request.response()))  # type: ignore[arg-type]
+        page.on("requestfinished", weigh)
         page.goto(addresses.get(name, name))
         page.wait_for_load_state("networkidle")
         assert sum(sizes.values()) <= MAX_KILOBYTES * 1024, sizes
