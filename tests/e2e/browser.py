@@ -11,6 +11,8 @@ from playwright.sync_api import Browser, ConsoleMessage, Page, expect, sync_play
 
 WAIT = 30_000
 """Milliseconds to wait for something that takes a container."""
+NOT_OURS = "ERR_NETWORK_CHANGED"
+"""What Chromium says of what it was loading when a container's network came or went; a page then loads itself again."""
 
 
 @contextmanager
@@ -40,5 +42,5 @@ def page_of(browser: Browser, url: str, *expected: str, **options: Any) -> Itera
     page.on("pageerror", lambda error: errors.append(str(error)))
     yield page
     context.close()
-    unexpected = [error for error in errors if not any(re.search(pattern, error) for pattern in expected)]
+    unexpected = [error for error in errors if not any(re.search(pattern, error) for pattern in (NOT_OURS, *expected))]
     assert not unexpected, unexpected

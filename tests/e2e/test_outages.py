@@ -35,7 +35,7 @@ def test_an_open_page_says_that_redis_is_away_and_stops_saying_so_by_itself(
 def test_a_page_of_which_a_script_or_style_did_not_arrive_is_loaded_once_more(
     browser: Browser, web_alone: Cluster, dropped: str
 ) -> None:
-    with page_of(browser, web_alone.url, "ERR_INTERNET_DISCONNECTED|ERR_NETWORK_CHANGED|is not defined") as page:
+    with page_of(browser, web_alone.url, "ERR_INTERNET_DISCONNECTED|is not defined") as page:
         page.route(dropped, lambda route: route.abort("internetdisconnected"), times=1)
         page.goto("/jobs/", wait_until="commit")
         expect(page.locator("#live-status")).to_have_text("Live")
