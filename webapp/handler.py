@@ -20,6 +20,9 @@ from django.urls import set_script_prefix
 THREADS = 16
 """Requests answered at once at most, and so connections to the database; others wait. Streams hold no thread."""
 
+HEALTH_PATHS, HEALTH_THREADS = ("/health", "/api/v1/health"), 2
+"""Kept free, as whoever asks how the system is must be told while everything else waits for a database that hangs."""
+
 Scope = dict[str, Any]
 
 
@@ -30,7 +33,9 @@ class ThreadedHandler(ASGIHandler):
         BaseHandler.__init__(self)
         self.load_middleware(is_async=False)
         self.threads = ThreadPoolExecutor(THREADS, thread_name_prefix="request")
+        self.health_threads = ThreadPoolExecutor(HEALTH_THREADS, thread_name_prefix="health")
         self._in_thread = sync_to_async(self._answer, thread_sensitive=False, executor=self.threads)
+        self._in_health_thread = sync_to_async(self._answer, thread_sensitive=False, executor=self.health_threads)
         self._close_in_thread = sync_to_async(_close, thread_sensitive=False, executor=self.threads)
 
     async def __call__(self, scope: Scope, receive: Any, send: Any) -> None:
@@ -40,7 +45,8 @@ class ThreadedHandler(ASGIHandler):
             body = await self.read_body(receive)
         except RequestAborted:
             return
-        response = await self._in_thread(scope, body)
+        in_thread = self._in_health_thread if scope["path"] in HEALTH_PATHS else self._in_thread
+        response = await in_thread(scope, body)
         if not response.streaming:
             await self.send_response(response, send)
             return

@@ -55,7 +55,21 @@ def stream_parts(request: HttpRequest) -> StreamingHttpResponse:
     return StreamingHttpResponse(iter([b"one ", b"two"]))
 
 
-urlpatterns = [path("look", look), path("for-ever", stream_for_ever), path("parts", stream_parts)]
+may_go_on = threading.Event()
+
+
+def hang(request: HttpRequest) -> HttpResponse:
+    may_go_on.wait(10)
+    return HttpResponse()
+
+
+urlpatterns = [
+    path("hang", hang),
+    path("health", look),
+    path("look", look),
+    path("for-ever", stream_for_ever),
+    path("parts", stream_parts),
+]
 
 
 @pytest.fixture
@@ -63,12 +77,14 @@ def handler(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Iterator[Thr
     settings.ROOT_URLCONF = __name__
     settings.MIDDLEWARE = [f"{__name__}.Threads"]
     monkeypatch.setattr("webapp.handler.THREADS", 1)
+    monkeypatch.setattr("webapp.handler.HEALTH_THREADS", 1)
     monkeypatch.setitem(connections.settings["default"], "CONN_MAX_AGE", 60)
     seen.clear()
     handler = ThreadedHandler()
     yield handler
-    handler.threads.submit(connections.close_all).result()
-    handler.threads.shutdown()
+    for threads in (handler.threads, handler.health_threads):
+        threads.submit(connections.close_all).result()
+        threads.shutdown()
 
 
 def ask(handler: ThreadedHandler, address: str) -> ApplicationCommunicator:
@@ -105,6 +121,15 @@ async def test_what_is_streamed_comes_whole_and_the_request_is_finished_once(han
     assert await answer(handler, "/parts") == b"one two"
     request_finished.disconnect(receiver)
     assert finished == [1]
+
+
+async def test_health_is_told_while_every_other_request_hangs(handler: ThreadedHandler) -> None:
+    may_go_on.clear()
+    hanging = ask(handler, "/hang")
+    await hanging.send_input({"type": "http.request", "body": b""})
+    assert await answer(handler, "/health", b"well") == b"well"
+    may_go_on.set()
+    assert (await hanging.receive_output(5))["status"] == 200
 
 
 async def test_a_stream_ends_when_nobody_reads_it_any_more(handler: ThreadedHandler) -> None:
