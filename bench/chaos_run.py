@@ -203,7 +203,8 @@ class Chaos:
             if self.cluster.redis.hget(self.cluster.keys.job_logs_meta(job_id), "complete") != "1":
                 continue
             log = self.cluster.log(job_id)
-            whole = [self.witness.host(container)] if job.expected == state and state != "ABORTED" else []
+            ended_well = job.expected == state and state != "ABORTED" and not self.log_lost(container)
+            whole = [self.witness.host(container)] if ended_well else []
             faults = check_lines(log, whole, job.lines, self.victims.removed[job_id])
             self.lines_read += len(log)
             self.checked.add(job_id)
@@ -235,8 +236,14 @@ class Chaos:
     def log_expected(self, job_id: str) -> bool:
         """Not where no container ran, or where Redis was emptied after the job's last line."""
         state, _, _, container = self.states.get(job_id, ("", "", None, ""))
-        ended = [at for at in (self.died_at(container),) if at]
-        return bool(container and state in FINAL and ended) and not any(at > ended[0] for at in self.victims.emptied)
+        ended = bool(container and state in FINAL and self.died_at(container))
+        return ended and not self.log_lost(container)
+
+    def log_lost(self, container: str) -> bool:
+        """Whether Redis may have been emptied of it before it was archived. What is found then may be the log of an
+        earlier attempt, whose agent was cut off and writes what it has into the empty Redis."""
+        died = self.died_at(container)
+        return bool(died) and any(at > died for at in self.victims.emptied)
 
     def died_at(self, container: str) -> float:
         return next((m.at / 1e9 for m in self.witness.moments if m.container == container and m.action == "die"), 0)
