@@ -27,8 +27,11 @@ from executors import broker
 from executors.broker import keys
 from jobs import archive, crashpoints
 from jobs.archive import ArchiveUnavailable, ChunkGone
+from jobs.archiver_scripts import DUE, MARK, REBASE
+from jobs.lifecycle import FINAL, State
 from jobs.listing import as_job_id
 from jobs.models import Job, LogArchive, LogChunk
+from jobs.superseded_logs import may_be_archived
 
 logger = logging.getLogger(__name__)
 
@@ -45,54 +48,6 @@ DOUBT_SECONDS = 600
 """How long a file in doubt is kept: readers may just read it, and an archiver that was paused may count it yet."""
 TROUBLE_SECONDS = 180
 """How long trouble is shown after it was last met; longer than the longest pause between two tries."""
-
-_DUE = "return redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', redis.call('TIME')[1], 'LIMIT', 0, ARGV[1])"
-
-_REBASE = """
-local list, meta = KEYS[1], KEYS[2]
-local attempt, begin, expected = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3])
-if redis.call('HGET', meta, 'attempt') ~= attempt then return 0 end
-if tonumber(redis.call('HGET', meta, 'begin:' .. attempt) or '-1') ~= begin then return 0 end
-local dropped, bytes = tonumber(redis.call('HGET', meta, 'dropped')), tonumber(redis.call('HGET', meta, 'bytes'))
-while dropped < begin do
-    local cut = redis.call('LPOP', list, math.min(1000, begin - dropped))
-    if not cut then break end
-    for _, line in ipairs(cut) do bytes = bytes - #line end
-    dropped = dropped + #cut
-end
-local later = expected - begin
-if redis.call('HDEL', meta, 'unplaced') == 1 then later = later + math.max(0, tonumber(ARGV[4]) - expected) end
-redis.call('HSET', meta, 'dropped', dropped + later, 'bytes', bytes, 'begin:' .. attempt, expected)
-redis.call('HINCRBY', meta, 'lines', later)
-return 1
-"""
-
-_MARK = """
-local list, meta, due, id = KEYS[1], KEYS[2], KEYS[3], ARGV[1]
-local archived, taken, now = tonumber(ARGV[2]), tonumber(ARGV[5]), redis.call('TIME')[1]
-if redis.call('EXISTS', meta) == 0 then return redis.call('ZREM', due, id) end
-local attempt = redis.call('HGET', meta, 'attempt') or '0'
-if attempt ~= ARGV[3] or (redis.call('HGET', meta, 'begin:' .. attempt) or '0') ~= ARGV[4] then
-    return redis.call('ZADD', due, 0, id)
-end
-redis.call('HSET', meta, 'archived', archived)
-local lines = tonumber(redis.call('HGET', meta, 'dropped') or '0') + redis.call('LLEN', list)
-local unarchived = math.max(0, tonumber(redis.call('HGET', meta, 'unarchived') or '0') - taken)
-local complete = redis.call('HGET', meta, 'complete') == '1'
-if lines <= archived then
-    unarchived = 0
-    redis.call('ZREM', due, id)
-    if complete then
-        redis.call('EXPIRE', list, ARGV[6])
-        redis.call('EXPIRE', meta, ARGV[6])
-    end
-elseif complete or unarchived >= tonumber(ARGV[7]) then
-    redis.call('ZADD', due, 0, id)
-else
-    redis.call('ZADD', due, now + ARGV[8], id)
-end
-return redis.call('HSET', meta, 'unarchived', unarchived)
-"""
 
 
 @dataclass(slots=True)
@@ -143,24 +98,31 @@ def work() -> float:
 
 def archive_due(client: redis.Redis) -> bool:
     """Archive what is due; True where there is more. Raises as `work` does; then the next call takes it up again."""
-    due = [job_id.decode() for job_id in client.eval(_DUE, 1, keys().logs_to_archive, JOBS_A_ROUND)]
+    due = [job_id.decode() for job_id in client.eval(DUE, 1, keys().logs_to_archive, JOBS_A_ROUND)]
     if not due:
         return False
     known = _known(due)
     if strangers := [job_id for job_id in due if job_id not in known]:
         client.zrem(keys().logs_to_archive, *strangers)
     takes: list[Take] = []
-    for job_id, log in known.items():
+    waiting = 0
+    for job_id, (log, last_attempt, final) in known.items():
         if sum(take.taken_bytes for take in takes) >= BYTES_A_ROUND:
             break
-        if take := _take_or_postpone(client, job_id, log):
+        if not may_be_archived(client, log, last_attempt, final):
+            waiting += 1
+        elif take := _take_or_postpone(client, job_id, log):
             takes.append(take)
     _store(client, takes)
     crashpoints.reach("logs-stored")
     counted = _count(client, takes)
     crashpoints.reach("logs-counted")
     _mark(client, counted)
-    return len(due) == JOBS_A_ROUND or len(takes) < len(known) or any(len(t.pieces) >= PIECES_A_JOB for t in takes)
+    return (
+        len(due) == JOBS_A_ROUND
+        or len(takes) + waiting < len(known)
+        or any(len(t.pieces) >= PIECES_A_JOB for t in takes)
+    )
 
 
 def delete_doubtful(client: redis.Redis, most: int = 500) -> bool:
@@ -180,12 +142,16 @@ def delete_doubtful(client: redis.Redis, most: int = 500) -> bool:
 # --- Take ------------------------------------------------------------------------------------------------------
 
 
-def _known(due: Iterable[str]) -> dict[str, LogArchive]:
-    """How far the archive of each job is; only jobs that exist."""
+def _known(due: Iterable[str]) -> dict[str, tuple[LogArchive, int, bool]]:
+    """How far the archive of each job is, the number of its last attempt, and whether it has ended; only jobs that
+    exist."""
     ids = {str(job_id): job_id for text in due if (job_id := as_job_id(text))}
     archives = {str(log.job_id): log for log in LogArchive.objects.filter(job_id__in=ids.values())}
-    existing = map(str, Job.objects.filter(id__in=ids.values()).values_list("id", flat=True))
-    return {job_id: archives.get(job_id) or LogArchive(job_id=ids[job_id]) for job_id in existing}
+    existing = Job.objects.filter(id__in=ids.values()).values_list("id", "attempt_number", "state")
+    return {
+        str(job_id): (archives.get(str(job_id)) or LogArchive(job_id=job_id), last_attempt, State(state) in FINAL)
+        for job_id, last_attempt, state in existing
+    }
 
 
 def _take_or_postpone(client: redis.Redis, job_id: str, log: LogArchive) -> Take | None:
@@ -209,7 +175,7 @@ def _take(client: redis.Redis, job_id: str, log: LogArchive) -> Take:
         # Redis was emptied or restored: there, the attempt's lines are numbered from too low a number on. Where its
         # agent could not place them, they are not those that are archived but what came later.
         log_keys = keys().job_logs(job_id), keys().job_logs_meta(job_id)
-        client.eval(_REBASE, 2, *log_keys, attempt, begin, expected, log.lines)
+        client.eval(REBASE, 2, *log_keys, attempt, begin, expected, log.lines)
         meta, first, total, count, text = _read(client, job_id, log.lines, size)
         attempt, begin = _begun(meta)
     begins = {name.removeprefix("begin:"): int(line) for name, line in meta.items() if name.startswith("begin:")}
@@ -389,7 +355,7 @@ def _mark(client: redis.Redis, counted: Sequence[Take]) -> None:
             log_keys = keys().job_logs(take.job_id), keys().job_logs_meta(take.job_id), keys().logs_to_archive
             arguments: list[Any] = [take.job_id, take.lines, take.attempt, take.begin, take.taken_bytes]
             arguments += [settings.LOG_RETENTION_SECONDS, ARCHIVE_AFTER_BYTES, ARCHIVE_AFTER_SECONDS]
-            pipe.eval(_MARK, 3, *log_keys, *arguments)
+            pipe.eval(MARK, 3, *log_keys, *arguments)
         if names:
             pipe.zrem(keys().archive_doubts, *names)
             pipe.delete(keys().archive_trouble)

@@ -8,13 +8,16 @@ import pytest
 import redis
 from asgiref.sync import async_to_sync
 from django.conf import settings as project_settings
+from django.utils import timezone
 from pytest_django import Settings
 
+from agent.logs import Superseded
 from agent.protocol import ARCHIVE_AFTER_SECONDS
 from executors.broker import keys
-from jobs import archive, archiver
+from jobs import archive, archiver, superseded_logs
 from jobs.archive import ArchiveUnavailable
 from jobs.archiver import archive_due, delete_doubtful
+from jobs.lifecycle import State
 from jobs.logs import read_log
 from jobs.models import Job, LogArchive, LogChunk
 from tests.jobs.log_parts import append, archive_all, line, make_job, spans, whole_log, write, writing
@@ -296,6 +299,78 @@ def test_an_attempt_that_redis_forgot_whole_comes_after_what_was_archived(job: J
     write(job, lines(50, 100), attempt=2, complete=True)
     archive_all(redis_client)
     assert whole_log(redis_client, job) == lines(150)
+
+
+def emptied(client: redis.Redis) -> None:
+    """Redis forgets all; the scheduler's loop is not here to be disturbed by it."""
+    client.flushdb()
+
+
+def ended_with_attempt(job: Job, number: int) -> None:
+    Job.objects.filter(id=job.id).update(state=State.SUCCEEDED, attempt_number=number, finished_at=timezone.now())
+
+
+def later(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(superseded_logs, "PATIENCE_SECONDS", 0)
+
+
+def test_a_superseded_attempts_log_in_an_emptied_redis_says_that_the_last_ones_is_missing(
+    job: Job, redis_client: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ended_with_attempt(job, 2)
+    write(job, lines(10), complete=True)
+    archive_due(redis_client)
+    assert not LogArchive.objects.filter(job=job).exists(), "the last attempt's agent is waited for"
+    later(monkeypatch)
+    archive_all(redis_client)
+    *first, note = whole_log(redis_client, job)
+    assert first == lines(10)
+    assert "What attempt 2 printed" in note
+    assert LogArchive.objects.get(job=job).complete
+    assert redis_client.zcard(keys().logs_to_archive) == 0
+
+
+def test_a_last_attempt_that_turns_up_in_time_follows_the_superseded_one(job: Job, redis_client: redis.Redis) -> None:
+    ended_with_attempt(job, 2)
+    write(job, lines(10), complete=True)
+    archive_due(redis_client)
+    write(job, lines(5, 100), attempt=2, complete=True)
+    archive_all(redis_client)
+    assert whole_log(redis_client, job) == [*lines(10), *lines(5, 100)]
+
+
+def test_a_superseded_attempt_adds_nothing_behind_what_the_archive_has_of_a_later_one(
+    job: Job, redis_client: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(job, lines(10), complete=True)
+    write(job, lines(5, 100), attempt=2)
+    archive_all(redis_client)
+    emptied(redis_client)
+    ended_with_attempt(job, 2)
+    write(job, lines(40), complete=True)
+    later(monkeypatch)
+    archive_all(redis_client)
+    *kept, note = whole_log(redis_client, job)
+    assert kept == [*lines(10), *lines(5, 100)]
+    assert "What attempt 2 printed" in note
+    assert LogArchive.objects.get(job=job).complete
+    with pytest.raises(Superseded):
+        write(job, lines(40))
+
+
+def test_a_later_attempt_that_still_runs_goes_on_where_a_superseded_one_gave_way(
+    job: Job, redis_client: redis.Redis
+) -> None:
+    write(job, lines(10), complete=True)
+    write(job, lines(5, 100), attempt=2)
+    archive_all(redis_client)
+    emptied(redis_client)
+    Job.objects.filter(id=job.id).update(attempt_number=2)
+    write(job, lines(40), complete=True)
+    archive_all(redis_client)
+    write(job, lines(8, 100), attempt=2, complete=True)
+    archive_all(redis_client)
+    assert whole_log(redis_client, job) == [*lines(10), *lines(8, 100)]
 
 
 def test_lines_that_nobody_could_place_come_after_what_was_archived(job: Job, redis_client: redis.Redis) -> None:
