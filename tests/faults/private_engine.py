@@ -4,13 +4,17 @@ import contextlib
 import shutil
 import signal
 import subprocess
+import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
 import docker
 import psutil
+
+REGISTRY_PORT = 5000
 
 
 class PrivateEngine:
@@ -102,6 +106,21 @@ class PrivateEngine:
             self._process.send_signal(number)
             self._process.wait(30)
             self._process = None
+
+    @contextlib.contextmanager
+    def silent_registry(self) -> Iterator[str]:
+        """The address of a registry that takes connections and says nothing; in the network that the engine has until
+        it is started again."""
+        assert self._process is not None
+        inside = ["nsenter", "--target", str(self._process.pid), "--net"]
+        subprocess.run([*inside, "ip", "link", "set", "lo", "up"], check=True)
+        listen = f"import socket, time; it = socket.create_server(('127.0.0.1', {REGISTRY_PORT})); time.sleep(600)"
+        registry = subprocess.Popen([*inside, sys.executable, "-c", listen])
+        try:
+            yield f"127.0.0.1:{REGISTRY_PORT}"
+        finally:
+            registry.kill()
+            registry.wait()
 
     def pause(self) -> None:
         """It keeps its connections and answers nothing."""

@@ -128,3 +128,22 @@ def test_1_2_5_9_an_engine_killed_while_a_container_is_made_read_to_its_end_or_r
     killed(engine)
     system.cluster.resume("agent-a")
     system.ends_exactly(job_id, 5, attempts=1)
+
+
+@pytest.mark.parametrize("engine", [""], ids=["containers die with it"], indirect=True)
+def test_1_4_an_engine_killed_while_it_pulls_is_no_failure_of_the_job(system: System, engine: PrivateEngine) -> None:
+    def pulling() -> bool:
+        return any("pulling" in attempt["progress"] for attempt in system.cluster.job(job_id)["attempts"])
+
+    with engine.silent_registry() as address:
+        image = f"{address}/tools/slow:1"
+        job_id = system.submit_numbered(5, docker_image=image)
+        wait_for("the pull", pulling)
+        engine.end(signal.SIGKILL)
+    engine.start()
+    engine.client.images.get("workload-runner-test:latest").tag(image)
+    job = system.cluster.wait_final(job_id)
+    *failed, last = [attempt["reason"] for attempt in job["attempts"]]
+    # The next attempt may be there before the engine is.
+    assert failed in (["image_pull_failed"], ["image_pull_failed", "engine_error"]) and last == "completed"
+    system.nothing_wrong_with(job, 5)
