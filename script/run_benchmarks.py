@@ -18,6 +18,7 @@ BENCHMARKS: dict[str, list[str]] = {
     "logs": ["--lines", "20000", "--rounds", "1"],
     "chaos": ["--minutes", "0.2", "--seed", "7"],
     "web": ["--executors", "50", "--jobs", "5000", "--requests", "5"],
+    "paint": ["--executors", "10", "--jobs", "200", "--visits", "2"],
     "sockets": ["--dashboards", "1", "20", "--readers", "10", "--seconds", "5"],
 }
 """The modules of `bench/`, and the arguments of a short run of each."""
