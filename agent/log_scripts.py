@@ -4,6 +4,8 @@ Each has the keys job_logs, job_logs_meta and logs_to_archive, and answers -1 wh
 where the log is not as the writer thought, and FULL where the archive lags behind.
 """
 
+from agent.protocol import NOTHING_SHIPPED
+
 FULL = -3
 
 _PRELUDE = """
@@ -47,9 +49,9 @@ if attempt > current then
         redis.call('HINCRBY', meta, 'unarchived', #note)
     end
     redis.call('HSET', meta, 'begin:' .. attempt, lines)
-    redis.call('HSET', meta, 'attempt', attempt, 'shipped', 0, 'first', '', 'last', '',
-        'stdout_newlines', 0, 'stdout_tail', 0,
-        'stderr_newlines', 0, 'stderr_tail', 0, 'complete', 0)
+    redis.call('HSET', meta, 'attempt', attempt, 'complete', 0, """
+    + NOTHING_SHIPPED
+    + """)
     redis.call('PERSIST', list)
     redis.call('PERSIST', meta)
 end

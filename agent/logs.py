@@ -17,7 +17,7 @@ from typing import Any
 import redis.asyncio
 
 from agent.log_scripts import CLOSE, FULL, OPEN, SETTLE, SKIP, TELL
-from agent.protocol import ARCHIVE_AFTER_BYTES, ARCHIVE_AFTER_SECONDS, MOST_TAIL, Keys
+from agent.protocol import ARCHIVE_AFTER_BYTES, ARCHIVE_AFTER_SECONDS, MOST_TAIL, NOTED, Keys
 
 logger = logging.getLogger(__name__)
 
@@ -194,7 +194,7 @@ def stamp(moment: datetime) -> bytes:
 
 def note(text: str) -> bytes:
     """A line that the system itself puts into a log."""
-    return b"%s stderr [workload-runner] %s" % (stamp(datetime.now(UTC)), text.encode())
+    return b"%s %s %s" % (stamp(datetime.now(UTC)), NOTED.encode(), text.encode())
 
 
 # --- Redis -----------------------------------------------------------------------------------------------------

@@ -375,6 +375,11 @@ ARCHIVE_AFTER_SECONDS = 30
 """A log is archived when this much of it is not, or its end came, or after this long. Where it grows slowly, pieces of
 the archive are joined later on."""
 
+NOTED = "stderr [workload-runner]"
+"""Between time and text of a line that the system itself puts into a log."""
+NOTHING_SHIPPED = """'shipped', 0, 'first', '', 'last', '',
+    'stdout_newlines', 0, 'stdout_tail', 0, 'stderr_newlines', 0, 'stderr_tail', 0"""
+"""In Lua, the fields of job_logs_meta that say how far an attempt's log has come, as they are at its beginning."""
 MOST_TAIL = 4096
 MOST_LAYERS = 40
 

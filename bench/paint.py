@@ -8,15 +8,15 @@ beginning of the navigation. Beside it a picture alone from the same server, whi
 
 import argparse
 import os
-import shutil
 import tempfile
 from pathlib import Path
 
 import httpx
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser, Page
 
 from bench.demo import Demo
 from bench.report import milliseconds, percentile, print_machine, print_table
+from script.screenshots import browser
 
 PAINTED = """() => new Promise((tell) => {
     const seen = () => performance.getEntriesByName('first-contentful-paint')[0];
@@ -45,11 +45,11 @@ def painted(page: Page, address: str) -> float:
     return float(page.evaluate(PAINTED)) / 1000
 
 
-def visits(browser: Browser, address: str, count: int) -> tuple[list[float], list[float]]:
+def visits(chromium: Browser, address: str, count: int) -> tuple[list[float], list[float]]:
     """So many first visits, each with an empty cache, and the second one of each."""
     first, again = [], []
     for _ in range(count):
-        context = browser.new_context()
+        context = chromium.new_context()
         page = context.new_page()
         first.append(painted(page, address))
         again.append(painted(page, address))
@@ -58,28 +58,25 @@ def visits(browser: Browser, address: str, count: int) -> tuple[list[float], lis
 
 
 def run(executors: int, jobs: int, count: int) -> None:
-    binary = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
     with (
+        browser() as chromium,
         tempfile.TemporaryDirectory(prefix="workload-runner-bench-") as folder,
         Demo(Path(folder)) as demo,
-        sync_playwright() as playwright,
     ):
         demo.seed(executors, jobs, 1)
         demo.start_web()
         api = httpx.Client(base_url=demo.url, timeout=60)
         job = api.get("/api/v1/jobs?limit=1&status=SUCCEEDED").json()["jobs"][0]["job_id"]
         executor = api.get("/api/v1/executors").json()["executors"][0]["executor_id"]
-        browser = playwright.chromium.launch(executable_path=binary, args=["--no-sandbox", "--disable-dev-shm-usage"])
-        visits(browser, demo.url, 2)  # the browser's and the server's own first
+        visits(chromium, demo.url, 2)  # the browser's and the server's own first
         load, rows = os.getloadavg()[0], []
         for name, path in pages(job, executor):
             columns = [
                 milliseconds(percentile(taken, part))
-                for taken in visits(browser, demo.url + path, count)
+                for taken in visits(chromium, demo.url + path, count)
                 for part in (50, 95)
             ]
             rows.append([name, *columns])
-        browser.close()
     print_machine(
         "First paint", jobs=f"{jobs:,}", executors=f"{executors:,}", visits_each=count, load_before=f"{load:.1f}"
     )

@@ -105,24 +105,17 @@ def archive_due(client: redis.Redis) -> bool:
     if strangers := [job_id for job_id in due if job_id not in known]:
         client.zrem(keys().logs_to_archive, *strangers)
     takes: list[Take] = []
-    waiting = 0
     for job_id, (log, last_attempt, final) in known.items():
         if sum(take.taken_bytes for take in takes) >= BYTES_A_ROUND:
             break
-        if not may_be_archived(client, log, last_attempt, final):
-            waiting += 1
-        elif take := _take_or_postpone(client, job_id, log):
+        if take := _take_or_postpone(client, job_id, log, last_attempt, final):
             takes.append(take)
     _store(client, takes)
     crashpoints.reach("logs-stored")
     counted = _count(client, takes)
     crashpoints.reach("logs-counted")
     _mark(client, counted)
-    return (
-        len(due) == JOBS_A_ROUND
-        or len(takes) + waiting < len(known)
-        or any(len(t.pieces) >= PIECES_A_JOB for t in takes)
-    )
+    return len(due) == JOBS_A_ROUND or len(takes) < len(known) or any(len(t.pieces) >= PIECES_A_JOB for t in takes)
 
 
 def delete_doubtful(client: redis.Redis, most: int = 500) -> bool:
@@ -154,10 +147,11 @@ def _known(due: Iterable[str]) -> dict[str, tuple[LogArchive, int, bool]]:
     }
 
 
-def _take_or_postpone(client: redis.Redis, job_id: str, log: LogArchive) -> Take | None:
-    """A log that cannot be taken for a reason nobody thought of must not keep the others waiting."""
+def _take_or_postpone(client: redis.Redis, job_id: str, log: LogArchive, last_attempt: int, final: bool) -> Take | None:
+    """None where it is not to be taken yet. A log that cannot be taken for a reason nobody thought of must not keep the
+    others waiting."""
     try:
-        return _take(client, job_id, log)
+        return _take(client, job_id, log) if may_be_archived(client, log, last_attempt, final) else None
     except (redis.RedisError, DatabaseFailure, ArchiveUnavailable):
         raise
     except Exception:

@@ -21,6 +21,7 @@ import redis.asyncio.client
 from channels.db import database_sync_to_async
 from django.utils import timezone
 
+from agent.protocol import NOTED
 from executors.broker import keys
 from jobs import archive
 from jobs.archive import ChunkGone
@@ -307,7 +308,7 @@ def _note(chunk: LogChunk) -> str:
         why = "the log grew over its limit, and its middle was cut"
     else:
         why = "they were lost before they were archived"
-    return f"{chunk.began} stderr [workload-runner] {count}{size} {are} missing here: {why}"
+    return f"{chunk.began} {NOTED} {count}{size} {are} missing here: {why}"
 
 
 def _texts(lines: list[bytes]) -> list[str]:

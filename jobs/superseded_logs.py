@@ -10,14 +10,12 @@ from typing import Any
 
 import redis
 
+from agent.protocol import NOTED, NOTHING_SHIPPED
 from executors.broker import keys
 from jobs.models import LogArchive
 
 PATIENCE_SECONDS = 60
 """How long the last attempt's agent is waited for, which may be cut off as well."""
-
-_NOTHING_SHIPPED = """'shipped', 0, 'first', '', 'last', '', 'stdout_newlines', 0, 'stdout_tail', 0,
-    'stderr_newlines', 0, 'stderr_tail', 0"""
 
 _GIVE_WAY = f"""
 local list, meta, due, id = KEYS[1], KEYS[2], KEYS[3], ARGV[1]
@@ -25,7 +23,7 @@ local attempt, passed, begin = ARGV[2], ARGV[3], ARGV[4]
 if redis.call('HGET', meta, 'attempt') ~= attempt then return 0 end
 redis.call('DEL', list, meta)
 redis.call('HSET', meta, 'attempt', passed, 'begin:' .. passed, begin, 'lines', begin, 'dropped', begin,
-    'archived', ARGV[5], 'bytes', 0, 'unarchived', 0, 'complete', 0, 'gave_way', 1, {_NOTHING_SHIPPED})
+    'archived', ARGV[5], 'bytes', 0, 'unarchived', 0, 'complete', 0, 'gave_way', 1, {NOTHING_SHIPPED})
 return redis.call('ZADD', due, 0, id)
 """
 
@@ -49,7 +47,7 @@ end
 redis.call('RPUSH', list, note)
 redis.call('HINCRBY', meta, 'bytes', #note)
 redis.call('HINCRBY', meta, 'unarchived', #note)
-redis.call('HSET', meta, 'lines', lines + 1, 'attempt', last, 'complete', 1, {_NOTHING_SHIPPED})
+redis.call('HSET', meta, 'lines', lines + 1, 'attempt', last, 'complete', 1, {NOTHING_SHIPPED})
 redis.call('HSETNX', meta, 'begin:' .. last, lines)
 redis.call('HDEL', meta, 'gave_way', 'tail_stdout', 'tail_stderr')
 redis.call('PUBLISH', ARGV[6], lines + 1)
@@ -91,4 +89,4 @@ def may_be_archived(client: redis.Redis, log: LogArchive, last_attempt: int, fin
 def _note(attempt: int) -> bytes:
     now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
     text = f"What attempt {attempt} printed and was not archived yet went with Redis's memory; it is missing here"
-    return f"{now} stderr [workload-runner] {text}".encode()
+    return f"{now} {NOTED} {text}".encode()

@@ -1,31 +1,16 @@
 """What a person does in a real browser, against real processes and containers."""
 
 import re
-import shutil
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from playwright.sync_api import Browser, ConsoleMessage, Locator, Page, expect, sync_playwright
+from playwright.sync_api import Browser, ConsoleMessage, Locator, Page, expect
 
 from tests.cluster import Cluster, wait_for
-from tests.e2e.browser import NOT_OURS
+from tests.e2e.browser import NOT_OURS, WAIT
 
 pytestmark = [pytest.mark.docker, pytest.mark.browser]
-
-WAIT = 30_000
-"""Milliseconds to wait for something that takes a container."""
-
-
-@pytest.fixture(scope="module")
-def chromium() -> Iterator[Browser]:
-    binary = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-    if binary is None:
-        pytest.skip("NO CHROMIUM IS INSTALLED, so no page was looked at")
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=binary, args=["--no-sandbox", "--disable-dev-shm-usage"])
-        yield browser
-        browser.close()
 
 
 @pytest.fixture(scope="module")
@@ -48,8 +33,8 @@ class Watched:
 
 
 @pytest.fixture
-def watched(chromium: Browser, cluster: Cluster) -> Iterator[Watched]:
-    context = chromium.new_context(base_url=cluster.url, viewport={"width": 1280, "height": 800})
+def watched(browser: Browser, cluster: Cluster) -> Iterator[Watched]:
+    context = browser.new_context(base_url=cluster.url, viewport={"width": 1280, "height": 800})
     context.set_default_timeout(WAIT)
     expect.set_options(timeout=WAIT)
     watched = Watched(context.new_page())
@@ -227,13 +212,13 @@ def test_what_a_job_prints_stays_text_and_its_colours_become_classes(page: Page,
     assert page.locator("#log img").count() == 0
 
 
-def test_on_a_phone_nothing_scrolls_sideways_and_both_themes_are_readable(chromium: Browser, cluster: Cluster) -> None:
+def test_on_a_phone_nothing_scrolls_sideways_and_both_themes_are_readable(browser: Browser, cluster: Cluster) -> None:
     executor_id = cluster.executors()[0]["executor_id"]
     job_id = cluster.shell("echo " + "long-word-" * 40, name="a-name-without-a-single-space-" * 6)
     cluster.wait_final(job_id)
     for scheme in ("light", "dark"):
         options: dict[str, Any] = {"color_scheme": scheme, "viewport": {"width": 390, "height": 844}}
-        context = chromium.new_context(base_url=cluster.url, **options)
+        context = browser.new_context(base_url=cluster.url, **options)
         phone = context.new_page()
         for address in ("/", "/jobs/", f"/jobs/{job_id}/", "/jobs/new/", "/executors/", f"/executors/{executor_id}/"):
             phone.goto(address)

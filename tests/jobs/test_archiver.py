@@ -301,11 +301,6 @@ def test_an_attempt_that_redis_forgot_whole_comes_after_what_was_archived(job: J
     assert whole_log(redis_client, job) == lines(150)
 
 
-def emptied(client: redis.Redis) -> None:
-    """Redis forgets all; the scheduler's loop is not here to be disturbed by it."""
-    client.flushdb()
-
-
 def ended_with_attempt(job: Job, number: int) -> None:
     Job.objects.filter(id=job.id).update(state=State.SUCCEEDED, attempt_number=number, finished_at=timezone.now())
 
@@ -345,7 +340,7 @@ def test_a_superseded_attempt_adds_nothing_behind_what_the_archive_has_of_a_late
     write(job, lines(10), complete=True)
     write(job, lines(5, 100), attempt=2)
     archive_all(redis_client)
-    emptied(redis_client)
+    redis_client.flushdb()
     ended_with_attempt(job, 2)
     write(job, lines(40), complete=True)
     later(monkeypatch)
@@ -364,7 +359,7 @@ def test_a_later_attempt_that_still_runs_goes_on_where_a_superseded_one_gave_way
     write(job, lines(10), complete=True)
     write(job, lines(5, 100), attempt=2)
     archive_all(redis_client)
-    emptied(redis_client)
+    redis_client.flushdb()
     Job.objects.filter(id=job.id).update(attempt_number=2)
     write(job, lines(40), complete=True)
     archive_all(redis_client)
