@@ -139,9 +139,10 @@ def test_1_4_an_engine_killed_while_it_pulls_is_no_failure_of_the_job(system: Sy
         image = f"{address}/tools/slow:1"
         job_id = system.submit_numbered(5, docker_image=image)
         wait_for("the pull", pulling)
+        # Before the engine dies, so that the next attempt finds it however early it comes.
+        engine.client.images.get("workload-runner-test:latest").tag(image)
         engine.end(signal.SIGKILL)
     engine.start()
-    engine.client.images.get("workload-runner-test:latest").tag(image)
     job = system.cluster.wait_final(job_id)
     *failed, last = [attempt["reason"] for attempt in job["attempts"]]
     # The next attempt may be there before the engine is.
