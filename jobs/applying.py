@@ -5,26 +5,23 @@ An event that raises does not stop the others: the batch is then applied one by 
 
 import logging
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import datetime
 from uuid import UUID
 
 from django.db import InterfaceError, OperationalError, transaction
 from django.db.models import Q
 
-from agent.protocol import AttemptFinished, AttemptProgress, AttemptRunning, Event, Heartbeat, Hello
+from agent.protocol import AttemptProgress, AttemptRunning, Event, Hello
 from executors import registry
 from executors.writes import one_of
 from jobs import commands
 from jobs.lifecycle import EndReason
 from jobs.models import Attempt
-from jobs.reconcile import Counted, Difference, Token, compare
+from jobs.reconcile import AttemptEvent, Counted, Difference, Said, Token, differences, sort_out
 from jobs.transitions import Ledger, Outcome
 
 logger = logging.getLogger(__name__)
-
-AttemptEvent = AttemptProgress | AttemptRunning | AttemptFinished
-Greeting = Hello | Heartbeat
 
 MayStop = Callable[[str, Token, bool], bool]
 """Whether an executor may be told now to stop an attempt that it holds against the database's wish. The flag says
@@ -50,13 +47,11 @@ def apply(events: Sequence[Event], now: datetime, may_stop: MayStop) -> Outcome:
 @transaction.atomic
 def _apply_together(events: Sequence[Event], now: datetime, may_stop: MayStop) -> Outcome:
     ledger = Ledger(now)
-    attempt_events = [event for event in events if isinstance(event, AttemptEvent)]
-    greetings = [event for event in events if isinstance(event, Greeting)]
-    if attempt_events:
-        _apply_to_attempts(attempt_events, ledger)
-    if greetings:
-        finished = {Token(e.job_id, e.attempt) for e in attempt_events if isinstance(e, AttemptFinished)}
-        _apply_greetings(greetings, finished, ledger, may_stop)
+    said = sort_out(events)
+    if said.of_attempts:
+        _apply_to_attempts(said.of_attempts, ledger)
+    if said.greetings:
+        _apply_greetings(said, ledger, may_stop)
     ledger.write()
     return ledger.outcome
 
@@ -78,49 +73,45 @@ def _apply_to_attempts(events: Sequence[AttemptEvent], ledger: Ledger) -> None:
     ledger.write()
 
 
-def _apply_greetings(
-    greetings: Sequence[Greeting], just_finished: set[Token], ledger: Ledger, may_stop: MayStop
-) -> None:
-    """Registry, then what each agent holds against what the database counts; the last word of each agent decides."""
-    latest = {greeting.executor_id: greeting for greeting in greetings}
-    differences = _differences(latest, just_finished)
-    holding_superseded = {executor_id for executor_id, found in differences.items() if found.superseded}
-    report = registry.record(greetings, holding_superseded, ledger.now)
+def _apply_greetings(said: Said, ledger: Ledger, may_stop: MayStop) -> None:
+    """Registry, then what each agent holds against what the database counts."""
+    greeted = said.latest.keys()
+    found = differences(said, *_counted(greeted))
+    holding_superseded = {executor_id for executor_id, difference in found.items() if difference.superseded}
+    report = registry.record(said.greetings, holding_superseded, ledger.now)
     ledger.outcome.lines += report.lines
-    ledger.outcome.changed_executors |= latest.keys() - report.strangers
+    ledger.outcome.changed_executors |= greeted - report.strangers
     ledger.outcome.strangers |= report.strangers
     ledger.outcome.executors.update(report.executors)
     ledger.outcome.lines += [
         f"executor {stranger} is not known; asked it to say hello" for stranger in report.strangers
     ]
 
-    _close_gone(differences, ledger)
-    for executor_id in latest.keys() - report.strangers:
-        _stop_held(executor_id, differences[executor_id], ledger, may_stop)
-    hellos = {greeting.executor_id for greeting in greetings if isinstance(greeting, Hello)}
+    _close_gone(found, ledger)
+    for executor_id in greeted - report.strangers:
+        _stop_held(executor_id, found[executor_id], ledger, may_stop)
+    hellos = {greeting.executor_id for greeting in said.greetings if isinstance(greeting, Hello)}
     if hellos:
         # What an agent has not passed may have been lost on the way to it: Redis refuses what is there already.
         ledger.write()
         commands.merge(ledger.outcome.commands, commands.outstanding(hellos))
 
 
-def _differences(latest: Mapping[str, Greeting], just_finished: set[Token]) -> dict[str, Difference]:
-    rows = Attempt.objects.filter(finished_at__isnull=True, executor_id__in=latest).values_list(
+def _counted(executor_ids: Collection[str]) -> tuple[dict[str, list[Counted]], dict[str, int]]:
+    """The live attempts on these executors, and the last commands that those with any have passed."""
+    rows = Attempt.objects.filter(finished_at__isnull=True, executor_id__in=executor_ids).values_list(
         "executor_id", "executor__passed_command", "job_id", "number", "start_command", "stop_command"
     )
     counted: dict[str, list[Counted]] = defaultdict(list)
-    passed = {executor_id: greeting.last_command for executor_id, greeting in latest.items()}
+    passed: dict[str, int] = {}
     for executor_id, passed_command, job_id, number, start_command, stop_command in rows:
         counted[executor_id].append(Counted(Token(str(job_id), number), start_command, stop_command))
-        passed[executor_id] = max(passed[executor_id], passed_command)
-    return {
-        executor_id: compare(_held(greeting), passed[executor_id], counted[executor_id], just_finished)
-        for executor_id, greeting in latest.items()
-    }
+        passed[executor_id] = passed_command
+    return counted, passed
 
 
-def _close_gone(differences: Mapping[str, Difference], ledger: Ledger) -> None:
-    gone = {(executor_id, token) for executor_id, found in differences.items() for token in found.gone}
+def _close_gone(found: Mapping[str, Difference], ledger: Ledger) -> None:
+    gone = {(executor_id, token) for executor_id, difference in found.items() for token in difference.gone}
     if not gone:
         return
     ledger.load(Q(job_id__in={token.job_id for _, token in gone}))
@@ -141,10 +132,6 @@ def _stop_held(executor_id: str, found: Difference, ledger: Ledger, may_stop: Ma
             attempt = ledger.find(UUID(token.job_id), token.number, executor_id)
             if attempt is not None:
                 ledger.request_stop(attempt, attempt.stop_why)
-
-
-def _held(greeting: Greeting) -> set[Token]:
-    return {Token(held.job_id, held.attempt) for held in greeting.held}
 
 
 def _uuid(text: str) -> UUID | None:

@@ -33,7 +33,7 @@ from jobs.applying import apply
 from jobs.audit import Audit
 from jobs.lifecycle import EndReason, State
 from jobs.models import Attempt, Job
-from jobs.reconcile import Token
+from jobs.reconcile import Stops, Token
 from jobs.scheduling.placement import Strategy
 from jobs.snapshot import Cluster
 from jobs.tracking import Mirror
@@ -87,7 +87,7 @@ class Scheduler:
         self.holder, self.term = holder, term
         self._clock, self._interruptible = clock, interruptible
         self._heard: dict[str, float] = {}
-        self._stopped: dict[tuple[str, Token], float] = {}
+        self._stops = Stops()
         self.start_over()
 
     def start_over(self) -> None:
@@ -223,15 +223,10 @@ class Scheduler:
     def _may_stop(self, executor_id: str, token: Token, at_once: bool) -> bool:
         """Whether to tell an agent now to stop what it should not hold: again only after it had time to obey, and for
         the first time, too, unless `at_once`."""
-        now, name = self._clock(), (executor_id, token)
         patience = settings.ABORT_GRACE_SECONDS + STOP_AGAIN_SECONDS
         forget = patience + settings.MISSED_HEARTBEATS_TO_LOSE * settings.HEARTBEAT_INTERVAL
-        self._stopped = {key: at for key, at in self._stopped.items() if now - at < forget}
-        told = self._stopped.get(name)
-        if told is not None and now - told < patience:
-            return False
-        self._stopped[name] = now
-        return at_once or told is not None
+        now = self._clock()
+        return self._stops.may_tell(executor_id, token, now, at_once=at_once, patience=patience, forget=forget)
 
     # --- Expire ----------------------------------------------------------------------------------------------
 
