@@ -27,6 +27,7 @@ from jobs.models import Job, count_by_state
 from jobs.services import JobIsFinal, JobNotFinal, JobNotFound, JobNotPending
 from jobs.submission import InvalidSubmission, explain
 from webapp import health
+from webapp.api_docs import ApiDocs
 from webapp.errors import error_response
 
 DESCRIPTION = """
@@ -65,6 +66,7 @@ api = NinjaAPI(
     description=DESCRIPTION,
     parser=JsonParser(),
     renderer=JsonRenderer(),
+    docs=ApiDocs(),
 )
 cluster = Router(tags=["Cluster"])
 

@@ -177,7 +177,6 @@ INSTALLED_APPS = [
     "channels",
     "csp",
     "django_htmx",
-    "ninja",
     "executors",
     "jobs",
     "webapp",
