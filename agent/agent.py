@@ -12,14 +12,16 @@ from typing import Any
 from docker.errors import APIError
 
 from agent import __version__, crashpoints, resources
-from agent.attempt import Attempt, Node
+from agent.attempt import Attempt
 from agent.config import GB, Config
 from agent.containers import FULL_DISK, LABEL_ATTEMPT, LABEL_JOB, LABEL_SANDBOX, StartFailed
 from agent.engine import Engine, EngineAway
 from agent.http import Stream
 from agent.images import Images
+from agent.kept import Kept
 from agent.leftovers import Sweeper
 from agent.link import IMAGES_KEPT_SECONDS, Link
+from agent.one_container import Node
 from agent.output import LINGER
 from agent.protocol import (
     AttemptFinished,
@@ -57,6 +59,7 @@ class Agent:
         self._link = Link(config, state.executor_id, on_return=lambda: self._say_hello(again=True))
         starts = Starts(config.start_concurrency)
         self._sandboxes = Sandboxes(self._engine, state.executor_id, config.sandbox_pool, starts)
+        self._kept = Kept(self._link, starts)
         self._node = Node(
             config=config,
             state=state,
@@ -66,12 +69,13 @@ class Agent:
             gpus=gpus,
             starts=starts,
             sandboxes=self._sandboxes,
+            kept=self._kept,
         )
         self._held: dict[tuple[str, int], Attempt] = {}
         self._finished: deque[AttemptFinished] = deque(maxlen=FINISHED_KEPT)
         self._tasks: set[asyncio.Task[None]] = set()
         self._leaving: set[asyncio.Task[None]] = set()
-        """Those of `_tasks` whose attempt has ended and only needs its container removed."""
+        """Those of `_tasks` whose attempt has ended and only needs its container kept for a while, and removed."""
         self._docker_version = ""
         self._stream_problem = "Docker has not answered yet."
         self._ping_problem = ""
@@ -81,12 +85,10 @@ class Agent:
 
     async def run(self) -> None:
         """Until cancelled; then what was read is shipped and reported, for a few seconds at most."""
-        for record in self._state.records():
-            self._held[record.start.job_id, record.start.attempt] = Attempt(
-                self._node, record, self._on_finished, fresh=False
-            )
+        ended = self._take_up()
         loops = [
             self._link.deliver(),
+            _kept_up(self._kept.run),
             self._follow_engine(),
             self._beat(),
             self._ping_engine(),
@@ -100,6 +102,8 @@ class Agent:
         tasks = [asyncio.create_task(loop) for loop in loops]
         for attempt in list(self._held.values()):
             self._spawn(attempt.run(), str(attempt))
+        for attempt in ended:
+            self._leaving.add(self._spawn(attempt.leave(), str(attempt)))
         try:
             done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_EXCEPTION)
             for task in done:
@@ -107,24 +111,39 @@ class Agent:
         finally:
             await self._end(tasks)
 
+    def _take_up(self) -> list[Attempt]:
+        """Hold what the agent before this one held; the attempts whose end it has told are returned. Telling that again
+        changes nothing, and it may have come to Redis no more."""
+        ended = []
+        for record in self._state.records():
+            attempt = Attempt(self._node, record, self._on_finished, fresh=False)
+            if record.finished:
+                ended.append(attempt)
+                self._finished.append(record.finished)
+                self._link.send(record.finished)
+            else:
+                self._held[record.start.job_id, record.start.attempt] = attempt
+        return ended
+
     async def _end(self, loops: list[asyncio.Task[None]]) -> None:
-        deliver, *others = loops
+        deliver, keep, *others = loops
         for task in others:
             task.cancel()
         await asyncio.sleep(2 * LINGER)
         if self._leaving and self._link.connected and not self._problem:
             await asyncio.wait(set(self._leaving), timeout=FLUSH_SECONDS)
-        await _cancel({*others, *self._tasks})
+        await _cancel({keep, *others, *self._tasks})
         # Also with a problem, which may be over and not known to be.
         await asyncio.gather(self._link.flush(FLUSH_SECONDS), self._sandboxes.close(SANDBOX_SECONDS))
         await _cancel({deliver})
         self._engine.close()
         await self._link.close()
 
-    def _spawn(self, work: Coroutine[None, None, None], name: str) -> None:
+    def _spawn(self, work: Coroutine[None, None, None], name: str) -> asyncio.Task[None]:
         task = asyncio.create_task(work, name=name)
         self._tasks.add(task)
         task.add_done_callback(self._done)
+        return task
 
     def _done(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
@@ -221,6 +240,7 @@ class Agent:
         self._finished.append(event)
         if event.reason in ("engine_error", "image_pull_failed") and FULL_DISK in event.message:
             self._full_until = time.monotonic() + FULL_SECONDS
+            self._kept.give_up_all("Docker's disk is full")
             self._heartbeat()  # Before the end, so that the job is not sent here again.
         task = asyncio.current_task()
         if task is not None and task in self._tasks:

@@ -31,6 +31,9 @@ CAPABILITIES = [
     "NET_BIND_SERVICE",
 ]
 
+ENDED = ("exited", "dead")
+"""Docker's words for the state of a container that does not run any more."""
+
 LOG_FILE_SIZE, LOG_FILES = "512m", "2"
 """The engine's own copy of the output, from which a log is taken up again after an interruption."""
 
@@ -156,12 +159,12 @@ class Facts:
 
     @property
     def ended(self) -> bool:
-        return self.status in ("exited", "dead")
+        return self.status in ENDED
 
 
 def facts(inspected: dict[str, Any]) -> Facts:
     state = inspected["State"]
-    ended = state["Status"] in ("exited", "dead")
+    ended = state["Status"] in ENDED
     started_at, finished_at = _moment(state["StartedAt"]), _moment(state["FinishedAt"]) if ended else None
     if started_at and finished_at:
         started_at = min(started_at, finished_at)  # Docker notes the start late: a short run may have ended before it.
@@ -224,6 +227,11 @@ def _moment(text: str) -> datetime | None:
     whole, fraction, zone = match.groups()
     micros = (fraction or "0").ljust(6, "0")[:6]
     return datetime.fromisoformat(f"{whole}.{micros}{'+00:00' if zone == 'Z' else zone}").astimezone(UTC)
+
+
+def as_text(moment: datetime | None) -> str | None:
+    """RFC 3339, as messages have it."""
+    return moment.strftime("%Y-%m-%dT%H:%M:%S.%fZ") if moment else None
 
 
 # --- Why it failed ---------------------------------------------------------------------------------------------

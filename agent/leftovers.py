@@ -7,7 +7,7 @@ from typing import Any
 
 from docker.errors import APIError
 
-from agent.containers import LABEL_ATTEMPT, LABEL_JOB, LABEL_SANDBOX, joined
+from agent.containers import ENDED, LABEL_ATTEMPT, LABEL_JOB, LABEL_SANDBOX, joined
 from agent.engine import Engine, EngineAway
 from agent.sandboxes import Sandboxes
 from agent.state import State
@@ -46,7 +46,7 @@ class Sweeper:
                     await self._wanted.wait()
 
     def _leftovers(self, containers: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        """A sandbox comes after what has joined it."""
+        """A sandbox comes after what has joined it. A container that is kept for its log needs its sandbox no more."""
 
         def needed(container: dict[str, Any]) -> bool:
             labels = container["Labels"]
@@ -54,7 +54,7 @@ class Sweeper:
 
         sandboxes = [container for container in containers if LABEL_SANDBOX in container["Labels"]]
         others = [container for container in containers if LABEL_SANDBOX not in container["Labels"]]
-        in_use = {joined(container) for container in others if needed(container)}
+        in_use = {joined(item) for item in others if needed(item) and item["State"] not in ENDED}
         return [container for container in others if not needed(container)] + [
             container
             for container in sandboxes

@@ -18,8 +18,13 @@ if attempt < current then return -1 end
 OPEN = (
     _PRELUDE
     + """
+local now = tonumber(redis.call('TIME')[1])
 if attempt > current then
-    local cut_off, now = {}, tonumber(redis.call('TIME')[1])
+    if current == 0 and attempt > 1 then
+        local up = tonumber(redis.call('INFO', 'server'):match('uptime_in_seconds:(%d+)'))
+        if ARGV[7] == '1' or up < tonumber(ARGV[8]) then return -3 end
+    end
+    local cut_off, complete = {}, redis.call('HGET', meta, 'complete') == '1'
     for earlier = math.max(current, 1), attempt - 1 do
         local waits = redis.call('HGET', meta, 'waits:' .. earlier)
         if waits and tonumber(waits) > now then
@@ -27,7 +32,7 @@ if attempt > current then
             redis.call('ZADD', due, 0, ARGV[2])
             return -3
         end
-        if waits or earlier == current and redis.call('HGET', meta, 'complete') ~= '1' then
+        if (waits or earlier == current) and not (complete and earlier == current) then
             table.insert(cut_off, earlier)
         end
     end
@@ -49,12 +54,14 @@ if attempt > current then
         redis.call('HINCRBY', meta, 'unarchived', #note)
     end
     redis.call('HSET', meta, 'begin:' .. attempt, lines)
+    if current == 0 and attempt > 1 then redis.call('HSET', meta, 'anew', attempt) end
     redis.call('HSET', meta, 'attempt', attempt, 'complete', 0, """
     + NOTHING_SHIPPED
     + """)
     redis.call('PERSIST', list)
     redis.call('PERSIST', meta)
 end
+if ARGV[6] == '1' then redis.call('HSET', meta, 'waits:' .. attempt, now + ARGV[5]) end
 redis.call('HDEL', meta, 'tail_stdout', 'tail_stderr')
 return redis.call('HMGET', meta, 'first', 'last', 'shipped', 'stdout_newlines', 'stdout_tail', 'stderr_newlines',
     'stderr_tail')
@@ -141,8 +148,13 @@ CLOSE = (
 if current ~= attempt or tonumber(redis.call('HGET', meta, 'shipped')) ~= tonumber(ARGV[2]) then return -2 end
 redis.call('HSET', meta, 'complete', 1)
 redis.call('HDEL', meta, 'tail_stdout', 'tail_stderr', 'waits:' .. attempt)
+if redis.call('HGET', meta, 'anew') == ARGV[1] then
+    redis.call('HSET', meta, 'waits:' .. attempt, redis.call('TIME')[1] + ARGV[5])
+end
 redis.call('ZADD', due, 0, ARGV[3])
 redis.call('PUBLISH', ARGV[4], redis.call('HGET', meta, 'lines'))
 return 1
 """
 )
+"""Of a log that was written `anew` the line numbers are not sure before the archiver has looked at it: a later attempt
+waits for that."""

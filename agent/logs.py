@@ -9,6 +9,7 @@ import asyncio
 import codecs
 import logging
 import struct
+import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -31,6 +32,11 @@ TRIES_TO_TELL = 15
 """In vain, over about six seconds."""
 WAITS_SECONDS = 60
 """How long a later attempt leaves the log to one that waited for the archive and was not heard of since."""
+EMPTIED_SECONDS = 10
+"""How long a later attempt leaves the log in an emptied Redis to an earlier one whose agent may have to write it again:
+longer than that agent takes to reach Redis, and to look."""
+TURN_SECONDS = 3
+"""So much longer for each attempt from the third on: they come in their order."""
 REPLACEMENT = "\N{REPLACEMENT CHARACTER}".encode()
 
 
@@ -251,15 +257,22 @@ class LogWriter:
         self._tell, self._skip = client.register_script(TELL), client.register_script(SKIP)
         self._shipped = 0
         self._told = NO_TAILS
+        self._turn, self._turn_begins = EMPTIED_SECONDS + TURN_SECONDS * max(0, attempt - 2), float("-inf")
         self.stuck = asyncio.Event()
         """Set while `open` or `append` has been waiting for the archive so long that it may be a matter of hours."""
 
-    async def open(self) -> Reached:
+    async def open(self, *, ended: bool = False) -> Reached:
         """Begin the attempt's log, with a word on the attempt before where that one's is not whole, or find how far it
-        has come. Waits while the log of an attempt before waits for the archive: no line of it is to be lost."""
+        has come. Waits while the log of an attempt before waits for the archive, or may have to be written anew: no
+        line of it is to be lost. `ended`: this attempt was reported, so others may come after it and are to wait."""
         cut = note("Attempt "), " was cut off here; whatever else it printed is missing"
-        arguments: list[Any] = [self._attempt, self._job_id, *cut, WAITS_SECONDS]
-        first, last, *numbers = await self._once_archived(lambda: self._open(self._keys, arguments))
+
+        def begin() -> Awaitable[Any]:
+            emptied = time.monotonic() < self._turn_begins
+            attempt: list[Any] = [self._attempt, self._job_id, *cut, WAITS_SECONDS]
+            return self._open(self._keys, [*attempt, int(ended), int(emptied), self._turn])
+
+        first, last, *numbers = await self._once_archived(begin)
         self._shipped, *positions = map(int, numbers)
         self._told = NO_TAILS
         return Reached(first.decode(), last.decode(), Position(*positions[:2]), Position(*positions[2:]))
@@ -305,9 +318,13 @@ class LogWriter:
         None: nobody here knows how many; whoever archives it counts on from what is archived."""
         await self._run(lambda: self._skip(self._keys, [self._attempt, "" if lines is None else lines]))
 
+    def emptied(self) -> None:
+        """Redis has lost this log: an attempt before it may have to be written anew as well, and comes first."""
+        self._turn_begins = time.monotonic() + self._turn
+
     async def close(self) -> None:
         """Mark the log complete. Whoever archives it says how long Redis keeps it."""
-        arguments: list[Any] = [self._attempt, self._shipped, self._job_id, self._channel]
+        arguments: list[Any] = [self._attempt, self._shipped, self._job_id, self._channel, WAITS_SECONDS]
         await self._run(lambda: self._close(self._keys, arguments))
 
     async def _once_archived(self, call: Callable[[], Awaitable[Any]]) -> Any:
@@ -317,7 +334,7 @@ class LogWriter:
             tries += 1
             if tries == TRIES_TO_TELL:
                 self.stuck.set()
-                logger.warning("The log of job %s waits for the archive, which lags behind", self._job_id)
+                logger.warning("The log of job %s waits for the archive or an earlier attempt's log", self._job_id)
             await asyncio.sleep(min(0.05 * tries, LONGEST_PAUSE))
         self.stuck.clear()
         return answer
@@ -327,5 +344,6 @@ class LogWriter:
         if answer == -1:
             raise Superseded
         if answer == -2:
+            self.emptied()
             raise OutOfStep
         return answer

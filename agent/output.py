@@ -180,9 +180,10 @@ class Output:
         """Of what Redis once had: the time of the first line, the last lines, and how many there were."""
         self._keep_first, self._read_bytes = keep_first, 0
         self.first_stderr = self.last_stderr = b""
+        self._reported = False
 
-    async def ship(self, exited: asyncio.Event, look: Callable[[], None]) -> None:
-        """Returns when everything was shipped and the log is complete, or when a later attempt has taken it over.
+    async def ship(self, exited: asyncio.Event, look: Callable[[], None]) -> bool:
+        """Returns when the log is complete, or a later attempt has taken it over; True where everything was shipped.
 
         `exited` is set when the container is known to have ended; `look` asks for a look at it now.
         """
@@ -190,16 +191,14 @@ class Output:
             try:
                 if await self._ship_once(exited, look):
                     await self._writer.close()
-                    return
+                    return True
             except Superseded:
                 logger.info("Container %.12s: a later attempt writes the job's log", self._container_id)
-                return
+                return False
             except Stalled:
                 logger.info("Container %.12s: Redis is slow, going on from Docker's copy", self._container_id)
             except OutOfStep:
-                logger.info("Container %.12s: Redis has lost its log, writing it again", self._container_id)
-                self._since, self._begins, self._placed = "", "", None
-                self._had = max(self._had, self._writer.shipped)
+                self._begin_anew()
             except Rotated:
                 logger.warning("Container %.12s: Docker has dropped the beginning of its log", self._container_id)
                 self._rotated = True
@@ -208,10 +207,34 @@ class Output:
                     reached = await self._writer.open()
                     await self._add_note(REMOVED, reached.stdout, reached.stderr)
                     await self._writer.close()
-                return
+                return False
             except (EngineAway, APIError) as error:
                 logger.info("Container %.12s: its output cannot be read now: %s", self._container_id, error)
                 await asyncio.sleep(1)
+
+    async def ship_anew(self) -> bool:
+        """As `ship`, of a container that has ended and whose end was reported: Redis has lost its log since."""
+        self._begin_anew()
+        self._writer.emptied()
+        self._reported = True
+        exited = asyncio.Event()
+        exited.set()
+        return await self.ship(exited, lambda: None)
+
+    @property
+    def stuck(self) -> asyncio.Event:
+        """Set while it has been waiting for the archive so long that it may be a matter of hours."""
+        return self._writer.stuck
+
+    @property
+    def lines(self) -> int:
+        """How many were shipped."""
+        return self._writer.shipped
+
+    def _begin_anew(self) -> None:
+        logger.info("Container %.12s: Redis has lost its log, writing it again", self._container_id)
+        self._since, self._begins, self._placed = "", "", None
+        self._had = max(self._had, self._writer.shipped)
 
     async def _ship_once(self, exited: asyncio.Event, look: Callable[[], None]) -> bool:
         """Ship one stream to its end; True where that is the end of the container's output."""
@@ -260,7 +283,7 @@ class Output:
     async def _open(self, live: bool) -> Reached:
         try:
             async with asyncio.timeout(LONGEST_HOLD if live else None):
-                return await self._writer.open()
+                return await self._writer.open(ended=self._reported)
         except TimeoutError:
             raise Stalled from None
 

@@ -2,7 +2,7 @@
 
 executor_id          made once: the node's name and six random digits
 last_command         the number of the last command processed, overwritten in place: that needs no room on a full disk
-attempts/JOB-N.json  each attempt accepted and not yet reported as finished
+attempts/JOB-N.json  each attempt accepted whose end was not reported, or whose container is kept for its log
 lock                 held while an agent runs
 """
 
@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from agent.config import BadSetting
-from agent.protocol import MalformedMessage, StartAttempt, StopAttempt, UnknownMessage, decode, encode
+from agent.protocol import AttemptFinished, MalformedMessage, StartAttempt, StopAttempt, UnknownMessage, decode, encode
 
 logger = logging.getLogger(__name__)
 
@@ -29,7 +29,7 @@ class Record:
     """An accepted attempt. `container_id` is set once its container was created; `stop` once it is to be stopped.
 
     `accepted_at` and `pulled_at`, where its image had to be, are RFC 3339 or ''; so is `first_line`, the time of a long
-    or adopted log's first line.
+    or adopted log's first line. `finished` is its last event, once that was sent and only its container is kept.
     """
 
     start: StartAttempt
@@ -38,6 +38,7 @@ class Record:
     accepted_at: str = ""
     pulled_at: str = ""
     first_line: str = ""
+    finished: AttemptFinished | None = None
 
 
 class State:
@@ -84,7 +85,7 @@ class State:
             self._note(error)
 
     def records(self) -> list[Record]:
-        """The attempts that were accepted and not reported as finished, in the order of their commands."""
+        """The attempts that were accepted and not forgotten, in the order of their commands."""
         records = []
         for path in self._attempts.glob("*.json"):
             try:
@@ -117,7 +118,7 @@ class State:
             self._note(error)
 
     def keeps(self, job_id: str, attempt: int | str) -> bool:
-        """Whether the attempt was accepted and its end has not been reported."""
+        """Whether the attempt was accepted and not forgotten."""
         return (self._attempts / f"{job_id}-{attempt}.json").exists()
 
     def check(self) -> str:
@@ -178,6 +179,7 @@ def _dump(record: Record) -> dict[str, object]:
         "accepted_at": record.accepted_at,
         "pulled_at": record.pulled_at,
         "first_line": record.first_line,
+        "finished": json.loads(encode(record.finished)) if record.finished else None,
     }
 
 
@@ -185,7 +187,12 @@ def _load(data: bytes) -> Record:
     body = json.loads(data)
     start = decode(json.dumps(body["start"]).encode())
     stop = decode(json.dumps(body["stop"]).encode()) if body["stop"] else None
+    finished = decode(json.dumps(body["finished"]).encode()) if body.get("finished") else None
     if not isinstance(start, StartAttempt) or not (stop is None or isinstance(stop, StopAttempt)):
         raise TypeError("not an attempt")
-    moments = [str(body.get(name, "")) for name in ("accepted_at", "pulled_at", "first_line")]
-    return Record(start, str(body["container_id"]), stop, *moments)
+    if not (finished is None or isinstance(finished, AttemptFinished)):
+        raise TypeError("not an attempt's end")
+    accepted_at, pulled_at, first_line = (
+        str(body.get(name, "")) for name in ("accepted_at", "pulled_at", "first_line")
+    )
+    return Record(start, str(body["container_id"]), stop, accepted_at, pulled_at, first_line, finished)

@@ -38,6 +38,8 @@ if lines <= archived then
     unarchived = 0
     redis.call('ZREM', due, id)
     if complete then
+        if redis.call('HDEL', meta, 'anew') == 1 then redis.call('ZADD', due, now, id) end
+        redis.call('HDEL', meta, 'waits:' .. attempt)
         redis.call('EXPIRE', list, ARGV[6])
         redis.call('EXPIRE', meta, ARGV[6])
     end

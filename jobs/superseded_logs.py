@@ -64,14 +64,14 @@ def may_be_archived(client: redis.Redis, log: LogArchive, last_attempt: int, fin
         return True
     job_id = str(log.job_id)
     log_keys = [keys().job_logs(job_id), keys().job_logs_meta(job_id), keys().logs_to_archive]
-    found = client.hmget(log_keys[1], "attempt", "complete", "shipped", "gave_way")
-    attempt, complete, shipped, gave_way = (int(value or 0) for value in found)
+    found = client.hmget(log_keys[1], "attempt", "complete", "shipped", "gave_way", "anew")
+    attempt, complete, shipped, gave_way, anew = (int(value or 0) for value in found)
     passed = max(map(int, log.begins), default=0)
-    if 0 < attempt < passed:
-        begin = log.begins[str(passed)]
+    begin = log.begins.get(str(passed), 0)
+    if 0 < attempt < passed and log.lines >= begin:
         client.eval(_GIVE_WAY, 3, *log_keys, job_id, attempt, passed, begin, log.lines)
         return False
-    superseded = 0 < attempt < last_attempt and complete
+    superseded = 0 < attempt < last_attempt and complete and attempt != anew  # The next attempt waits for that one.
     nobody_came = attempt == last_attempt and gave_way and not shipped and not complete
     if final and (superseded or nobody_came):
         words: list[Any] = [

@@ -112,6 +112,18 @@ class AgentProcess:
     def containers(self, engine: docker.DockerClient) -> list[Any]:
         return engine.containers.list(all=True, filters={"label": f"{LABEL_EXECUTOR}={self.id}"}, ignore_removed=True)
 
+    def cleared(self, engine: docker.DockerClient) -> bool:
+        """Whether none of its containers is left, with all logs that are complete archived."""
+        self.archive()
+        return not self.containers(engine)
+
+    def archive(self) -> None:
+        """What the scheduler's process does with complete logs, but for the archive itself."""
+        for key in self.client.scan_iter(self.keys.job_logs_meta("*")):
+            complete, lines = self.client.hmget(key, "complete", "lines")
+            if complete == b"1":
+                self.client.hset(key, mapping={"archived": int(lines), "unarchived": 0})
+
     # --- commands
 
     def send(self, command: Command) -> None:

@@ -21,7 +21,7 @@ def test_a_job_runs_and_its_output_and_end_are_reported(
     assert agent.texts(start) == ["one", "two", "three"]
     meta = agent.log_meta(start)
     assert (meta["lines"], meta["dropped"], meta["complete"]) == ("3", "0", "1")
-    wait_for(lambda: not agent.containers(docker_client), what="removal of the container")
+    wait_for(lambda: agent.cleared(docker_client), what="removal of the container")
     assert not list((agent.directory / "state" / "attempts").iterdir())
 
 

@@ -133,7 +133,7 @@ def test_a_gpu_belongs_to_one_attempt_and_is_asked_for_from_docker(
     assert (unknown.reason, unknown.message) == ("start_refused", "There is no GPU 7 on test.")
     asked = agent.finished(agent.run(test_image, ["true"], gpu_indices=[1]))
     assert asked.reason == "engine_error" and "could not select device driver" in asked.message
-    wait_for(lambda: not agent.containers(docker_client), what="removal of the container that did not start")
+    wait_for(lambda: agent.cleared(docker_client), what="removal of the container that did not start")
 
 
 # --- Docker's answers ------------------------------------------------------------------------------------------

@@ -141,7 +141,7 @@ def test_an_agent_on_a_full_disk_goes_on_refuses_new_jobs_in_words_and_recovers(
     filler.unlink()
     wait_for(lambda: (beat := agent.last_heartbeat()) and beat.problem == "")
     assert agent.finished(agent.run(test_image, ["true"])).reason == "completed"
-    wait_for(lambda: not agent.containers(docker_client))
+    wait_for(lambda: agent.cleared(docker_client))
 
 
 @pytest.mark.docker

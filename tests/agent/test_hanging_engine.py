@@ -54,7 +54,7 @@ def test_an_engine_that_hangs_is_a_problem_until_it_answers_and_a_stop_waits_for
     assert agent.texts(goes_on) == LINES
     assert agent.finished(stopped).reason == "stopped"
     assert agent.finished(late).reason == "completed"
-    wait_for(lambda: not agent.containers(docker_client))
+    wait_for(lambda: agent.cleared(docker_client))
     assert "Traceback" not in agent.log
 
 

@@ -129,7 +129,7 @@ def test_an_entrypoint_that_cannot_be_executed_is_named(
         finished = agent.finished(agent.run(image, []))
         assert finished.reason == reason
         assert "/entry" in finished.message
-        wait_for(lambda: not agent.containers(docker_client))
+        wait_for(lambda: agent.cleared(docker_client))
     finally:
         docker_client.images.remove(image, force=True)
 

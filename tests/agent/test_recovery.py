@@ -84,7 +84,7 @@ def test_an_attempt_that_ends_while_no_agent_runs_is_reported_later(
     finished = agent.finished(start)
     assert (finished.reason, finished.exit_code) == ("exit_nonzero", 5)
     assert_exact(agent, start, 3000)
-    wait_for(lambda: not agent.containers(docker_client))
+    wait_for(lambda: agent.cleared(docker_client))
 
 
 def test_a_terminated_agent_leaves_its_containers_running(
@@ -153,7 +153,7 @@ def test_a_leftover_of_a_reported_attempt_is_removed(
     labels = {"workload-runner.executor": agent.id, "workload-runner.job": "gone", "workload-runner.attempt": "1"}
     docker_client.containers.create(test_image, ["true"], labels=labels)
     agent.start()
-    wait_for(lambda: not agent.containers(docker_client))
+    wait_for(lambda: agent.cleared(docker_client))
 
 
 def test_a_container_created_and_not_started_is_started_by_the_next_agent(
@@ -337,7 +337,7 @@ def test_an_end_is_reported_though_its_log_waits_for_the_archive(
 
     wait_for(archive, what="the whole log")
     assert agent.texts(start)[-1] == "200000"
-    wait_for(lambda: not agent.containers(docker_client))
+    wait_for(lambda: agent.cleared(docker_client))
     assert int(agent.log_meta(start)["shipped"]) == 200_000
 
 

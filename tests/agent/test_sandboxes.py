@@ -93,7 +93,7 @@ def test_each_job_has_a_sandbox_alone_which_goes_with_it(
         wait_for(lambda sandbox=sandbox: sandbox not in [c.id for c in sandboxes(agent, docker_client)])
     assert len(set(used)) == 2
     assert agent.terminate() == 0
-    wait_for(lambda: not agent.containers(docker_client))
+    wait_for(lambda: agent.cleared(docker_client))
     names = docker_client.images.list(name=sandbox_image.REPOSITORY)
     assert len(names) == 1 and names[0].attrs["Size"] < 1000
 
@@ -148,6 +148,7 @@ def test_an_agent_that_was_killed_leaves_no_sandbox_but_that_of_a_job_that_goes_
     agent.start()
     assert agent.finished(start).reason == "completed"
     assert agent.texts(start) == ["1", "1"], "it had its network to the end"
+    agent.archive()
     wait_for(lambda: [c.id for c in agent.containers(docker_client)] == warm(agent, docker_client))
 
 
@@ -175,9 +176,10 @@ def test_an_engine_that_was_killed_leaves_no_dead_sandbox_to_join(
         start = agent.run(image, ["echo", "late"])
         assert agent.finished(start).reason == "completed"
         assert agent.texts(start) == ["late"]
+        agent.archive()
         wait_for(lambda: [c.id for c in agent.containers(engine.client)] == warm(agent, engine.client))
         assert agent.terminate() == 0
-        wait_for(lambda: not agent.containers(engine.client))
+        wait_for(lambda: agent.cleared(engine.client))
 
 
 def test_a_pull_does_not_keep_a_sandbox_from_others(
@@ -244,6 +246,7 @@ def test_an_image_that_exposes_ports_runs_in_a_sandbox(
         assert joined(agent, start, docker_client) == sandbox
         assert agent.finished(start).reason == "completed"
         assert agent.texts(start) == ["hi"]
+        agent.archive()
         wait_for(lambda: image.id not in [c.image.id for c in agent.containers(docker_client)])
     finally:
         docker_client.images.remove(image.id, force=True)

@@ -301,6 +301,41 @@ def test_an_attempt_that_redis_forgot_whole_comes_after_what_was_archived(job: J
     assert whole_log(redis_client, job) == lines(150)
 
 
+def test_an_earlier_attempts_lines_that_were_not_archived_come_before_a_later_ones(
+    job: Job, redis_client: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Redis was emptied with a part of the first attempt archived and the second begun: both agents write again."""
+    first, second = lines(30, width=60_000), lines(5, 30)
+    write(job, first, complete=True)
+    write(job, second, attempt=2)
+    monkeypatch.setattr(archiver, "PIECES_A_JOB", 1)
+    archive_due(redis_client)
+    archived = LogArchive.objects.get(job=job)
+    assert archived.lines < 30 and archived.begins == {"1": 0, "2": 30}
+    redis_client.flushall()
+    Job.objects.filter(id=job.id).update(attempt_number=2)
+    write(job, first, complete=True)
+    for _ in range(3):
+        archive_due(redis_client)
+    write(job, second, attempt=2, complete=True)
+    archive_all(redis_client)
+    assert whole_log(redis_client, job) == [*first, *second]
+
+
+def test_of_attempts_written_anew_one_after_the_other_none_loses_a_line(job: Job, redis_client: redis.Redis) -> None:
+    write(job, lines(100), complete=True)
+    write(job, lines(10, 100), attempt=2)
+    archive_all(redis_client)
+    redis_client.flushall()
+    ended_with_attempt(job, 3)
+    write(job, lines(20, 100), attempt=2, complete=True)
+    archive_due(redis_client)
+    assert LogArchive.objects.get(job=job).lines == 120, "the third attempt waits for that"
+    write(job, lines(5, 120), attempt=3, complete=True)
+    archive_all(redis_client)
+    assert whole_log(redis_client, job) == lines(125)
+
+
 def ended_with_attempt(job: Job, number: int) -> None:
     Job.objects.filter(id=job.id).update(state=State.SUCCEEDED, attempt_number=number, finished_at=timezone.now())
 
