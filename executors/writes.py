@@ -5,10 +5,12 @@ INSERT or UPDATE for all rows. Django's `bulk_update` is slow on both: its time 
 """
 
 import json
+import re
 from collections.abc import Iterable, Sequence
 from typing import Any
 from uuid import UUID
 
+import psycopg
 from django.db import DEFAULT_DB_ALIAS, connections
 from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.models import AutoField, Field, JSONField, Model, Q
@@ -58,7 +60,11 @@ def one_of(name: str, keys: Iterable[UUID | str]) -> Q:
 # Every name in a statement is a model's own, every value a parameter or COPY's data.
 
 _COPY_ESCAPES = str.maketrans({"\\": "\\\\", "\t": "\\t", "\n": "\\n", "\r": "\\r"})
+_COPY_ESCAPED = re.compile(r"[\\\t\n\r]")
 _ARRAY_ESCAPES = str.maketrans({"\\": "\\\\", '"': '\\"'})
+
+Column = list[str | None]
+"""The texts of a column: a single one where all rows have the same, else one a row."""
 
 
 def _copy(connection: BaseDatabaseWrapper, rows: Sequence[Model]) -> None:
@@ -66,16 +72,27 @@ def _copy(connection: BaseDatabaseWrapper, rows: Sequence[Model]) -> None:
     if isinstance(meta.pk, AutoField):
         _number(connection, rows, meta.pk)
     fields = meta.concrete_fields
-    columns = [
-        ["\\N" if text is None else text.translate(_COPY_ESCAPES) for text in _texts(field, _new_values(rows, field))]
-        for field in fields
-    ]
-    lines = "".join("\t".join(row) + "\n" for row in zip(*columns, strict=True))
+    line, varying = [], []
+    for field in fields:
+        texts = _copied(_texts(field, _new_values(rows, field)))
+        if len(texts) == 1:  # as most are: its text stands in the pattern of the line
+            line.append(texts[0].replace("%", "%%"))
+        else:
+            line.append("%s")
+            varying.append(texts)
+    pattern = "\t".join(line) + "\n"
+    lines = "".join([pattern % row for row in zip(*varying, strict=True)]) if varying else (pattern % ()) * len(rows)
     names = ", ".join(_quoted(connection, field.column) for field in fields)
     statement = f"COPY {_quoted(connection, meta.db_table)} ({names}) FROM STDIN"
     # Django does not know COPY, so that its own exceptions have to be asked for.
     with connection.cursor() as cursor, connection.wrap_database_errors, cursor.copy(statement) as copy:
         copy.write(lines)
+
+
+def _copied(texts: Column) -> list[str]:
+    if None not in texts and not _COPY_ESCAPED.search("".join(texts)):  # type: ignore[arg-type]
+        return texts  # type: ignore[return-value]
+    return ["\\N" if text is None else text.translate(_COPY_ESCAPES) for text in texts]
 
 
 def _new_values(rows: Sequence[Model], field: "Field[Any, Any]") -> list[Any]:
@@ -89,11 +106,11 @@ def _number(connection: BaseDatabaseWrapper, rows: Sequence[Model], key: "Field[
     """Take the keys from the sequence, as COPY does not say which it gave."""
     with connection.cursor() as cursor:
         cursor.execute(
-            "SELECT nextval(pg_get_serial_sequence(%s, %s)) FROM generate_series(1, %s)",
+            "SELECT nextval((SELECT pg_get_serial_sequence(%s, %s))) FROM generate_series(1, %s)",
             [rows[0]._meta.db_table, key.column, len(rows)],
         )
         for row, (number,) in zip(rows, cursor.fetchall(), strict=True):
-            row.pk = number
+            setattr(row, key.attname, number)
 
 
 def _update_from_arrays(
@@ -103,11 +120,12 @@ def _update_from_arrays(
     changed: "Sequence[Field[Any, Any]]",
 ) -> None:
     table = _quoted(connection, rows[0]._meta.db_table)
-    assignments, arrays, columns = [], [f"%s::{_type(connection, key)}[]"], [_array(_column(rows, key))]
+    keys = _texts(key, [getattr(row, key.attname) for row in rows])
+    assignments, arrays, columns = [], [f"%s::{_type(connection, key)}[]"], [_array(keys)]
     constants: list[str | None] = []
     for field in changed:
-        texts = _column(rows, field)
-        if texts.count(texts[0]) == len(texts):  # as many are: the state, or nothing at all
+        texts = _texts(field, [getattr(row, field.attname) for row in rows])
+        if len(texts) == 1:  # as many are: the state, or nothing at all
             assignments.append(f"{_quoted(connection, field.column)} = %s::{_type(connection, field)}")
             constants.append(texts[0])
         else:
@@ -119,22 +137,38 @@ def _update_from_arrays(
         f"UPDATE {table} SET {', '.join(assignments)} FROM unnest({', '.join(arrays)}) AS new({names})"  # noqa: S608
         f" WHERE {table}.{_quoted(connection, key.column)} = new.c0"
     )
-    with connection.cursor() as cursor:
-        cursor.execute(statement, [*constants, *columns])
+    _execute_apart(connection, statement, [*constants, *columns])
 
 
-def _column(rows: Sequence[Model], field: "Field[Any, Any]") -> list[str | None]:
-    return _texts(field, [getattr(row, field.attname) for row in rows])
+def _execute_apart(connection: BaseDatabaseWrapper, statement: str, parameters: Sequence[str | None]) -> None:
+    """With the parameters beside the statement, where Django would write them into it: of a hundred thousand characters
+    of arrays each would be looked at once more on either side."""
+    connection.ensure_connection()
+    with connection.wrap_database_errors, psycopg.Cursor(connection.connection) as cursor:
+        cursor.execute(statement, parameters)
 
 
-def _texts(field: "Field[Any, Any]", values: list[Any]) -> list[str | None]:
-    """Texts, numbers, times, ids, booleans and JSON as PostgreSQL reads them."""
+def _texts(field: "Field[Any, Any]", values: list[Any]) -> Column:
+    """Texts, numbers, times, ids, booleans and JSON as PostgreSQL reads them; a single one where all are the same."""
+    first = values[0]
     if isinstance(field, JSONField):
-        return [None if value is None else json.dumps(value, cls=field.encoder) for value in values]
+        # Of filled ones the texts are compared: [1] equals [True] and is written otherwise.
+        if not first and not any(values) and {type(value) for value in values} == {type(first)}:
+            values = [first]
+        texts: Column = [None if value is None else json.dumps(value, cls=field.encoder) for value in values]
+        return texts[:1] if texts.count(texts[0]) == len(texts) else texts
+    if values[-1] == first and values.count(first) == len(values):
+        values = [first]
+    if isinstance(first, UUID):
+        return [value if value is None else value.hex for value in values]
     return [value if value is None or type(value) is str else str(value) for value in values]
 
 
-def _array(texts: Sequence[str | None]) -> str:
+def _array(texts: Column) -> str:
+    if None not in texts:
+        joined = '","'.join(texts)  # type: ignore[arg-type]
+        if "\\" not in joined and joined.count('"') == 2 * (len(texts) - 1):
+            return f'{{"{joined}"}}'
     elements = ["NULL" if text is None else f'"{text.translate(_ARRAY_ESCAPES)}"' for text in texts]
     return f"{{{','.join(elements)}}}"
 

@@ -63,7 +63,12 @@ class Job(models.Model):
 
     attempt_number = models.PositiveIntegerField(default=0, help_text="The current attempt's; 0 before the first.")
     executor = models.ForeignKey(
-        Executor, null=True, blank=True, on_delete=models.SET_NULL, help_text="Where the current attempt runs or ran."
+        Executor,
+        null=True,
+        blank=True,
+        on_delete=models.SET_NULL,
+        db_index=False,
+        help_text="Where the current attempt runs or ran.",
     )
     retries_used = models.PositiveSmallIntegerField(default=0)
     platform_failures = models.PositiveSmallIntegerField(default=0)
@@ -71,8 +76,9 @@ class Job(models.Model):
 
     class Meta:
         ordering = ["-id"]
+        # Each change of a job's state is written into each of these, but for those with a condition.
         indexes = [
-            models.Index(fields=["state", "-priority", "id"], name="job_queue"),
+            models.Index(fields=["state", "-priority", "id"], condition=Q(state=State.PENDING.value), name="job_queue"),
             models.Index(fields=["state", "-id"], name="job_state_recent"),
             models.Index(fields=["executor", "-id"], name="job_executor_recent"),
             models.Index(fields=["owner", "-id"], name="job_owner_recent"),
@@ -98,9 +104,11 @@ class Job(models.Model):
 class Attempt(models.Model):
     """One try at running a job on one executor. `(job, number)` is the fencing token of every message about it."""
 
-    job = models.ForeignKey(Job, on_delete=models.CASCADE, related_name="attempts")
+    job = models.ForeignKey(Job, on_delete=models.CASCADE, related_name="attempts", db_index=False)
     number = models.PositiveIntegerField()
-    executor = models.ForeignKey(Executor, null=True, on_delete=models.SET_NULL, related_name="attempts")
+    executor = models.ForeignKey(
+        Executor, null=True, on_delete=models.SET_NULL, related_name="attempts", db_index=False
+    )
     executor_name = models.CharField(max_length=255, help_text="Kept when the executor is forgotten.")
     gpu_indices = models.JSONField(default=list, blank=True)
 
@@ -136,7 +144,10 @@ class Attempt(models.Model):
                 name="attempt_live_until_finished",
             ),
         ]
-        indexes = [models.Index(fields=["executor"], condition=Q(finished_at__isnull=True), name="attempt_live")]
+        indexes = [
+            models.Index(fields=["executor"], condition=Q(finished_at__isnull=True), name="attempt_live"),
+            models.Index(fields=["executor"], name="attempt_executor"),  # for an executor that is forgotten
+        ]
 
     def __str__(self) -> str:
         return f"{self.job_id} attempt {self.number}"

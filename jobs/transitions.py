@@ -19,44 +19,37 @@ from django.utils.dateparse import parse_datetime
 
 from agent.protocol import MOST_LAYERS, AttemptFinished, AttemptProgress, AttemptRunning, Command
 from executors.models import Executor
+from executors.rows import made, read, read_with
 from executors.writes import insert_rows, one_of, update_rows
 from jobs import commands, lifecycle
 from jobs.lifecycle import Budget, EndReason, State, Trigger
 from jobs.models import Attempt, ContainerSettings, Job
 from jobs.scheduling.placement import Placement
 
-_JOB_FIELDS = [
-    "state",
-    "reason",
-    "reason_text",
-    "exit_code",
-    "started_at",
-    "finished_at",
-    "attempt_number",
-    "executor",
-    "retries_used",
-    "platform_failures",
+# What a change to a row needs to know of it, and what it may write. Fewer columns cost less on either side.
+_JOB_TO_PLACE = [
+    "id", "name", "image", "command", "env", "working_dir", "cpu_millicores", "memory_bytes", "timeout_seconds",
+    "state", "attempt_number", "abort_requested_at",
+]  # fmt: skip
+_JOB_PLACED = ["state", "reason", "reason_text", "exit_code", "attempt_number", "executor", "not_before"]
+_JOB_LIVE = [
+    "id", "state", "reason", "reason_text", "exit_code", "submitted_at", "started_at", "finished_at", "not_before",
+    "abort_requested_at", "retries_used", "platform_failures", "max_retries", "at_most_once", "cpu_millicores",
+    "memory_bytes", "timeout_seconds", "executor_id", "priority", "shape", "gpu_type", "gpu_count", "labels",
+]  # fmt: skip
+_JOB_CHANGED = [
+    "state", "reason", "reason_text", "exit_code", "started_at", "finished_at", "retries_used", "platform_failures",
     "not_before",
-]
-_ATTEMPT_FIELDS = [
-    "state",
-    "reason",
-    "reason_text",
-    "progress",
-    "layers",
-    "exit_code",
-    "oom_killed",
-    "container_id",
-    "accepted_at",
-    "pulled_at",
-    "created_at",
-    "running_since",
-    "started_at",
-    "finished_at",
-    "use",
-    "stop_command",
-    "stop_why",
-]
+]  # fmt: skip
+_ATTEMPT_CHANGED = [
+    "state", "reason", "reason_text", "progress", "layers", "exit_code", "oom_killed", "container_id", "accepted_at",
+    "pulled_at", "created_at", "running_since", "started_at", "finished_at", "use", "stop_command", "stop_why",
+]  # fmt: skip
+_ATTEMPT_LIVE = [
+    "id", "job_id", "number", "executor_id", "executor_name", "gpu_indices", "placed_at", "start_command",
+    *_ATTEMPT_CHANGED,
+]  # fmt: skip
+_NEW_ATTEMPT = {field.attname: field.get_default() for field in Attempt._meta.concrete_fields}
 
 _STOPPED_FOR = {"timeout": EndReason.TIMEOUT, "start_timeout": EndReason.START_TIMEOUT}
 """What it means that an agent stopped an attempt, by why it was told to, where that is not a person's wish."""
@@ -126,8 +119,8 @@ class Ledger:
     def load(self, which: Q) -> list[Attempt]:
         """Lock and return the live attempts that `which` (over Attempt) selects, with their jobs."""
         self.write()
-        rows = Attempt.objects.filter(which, finished_at__isnull=True).select_related("job").order_by("job_id")
-        attempts = list(rows.select_for_update(of=("self", "job")))
+        rows = Attempt.objects.filter(which, finished_at__isnull=True).order_by("job_id").select_for_update()
+        attempts = list(read_with(rows, _ATTEMPT_LIVE, "job", _JOB_LIVE))
         self._live.update((attempt.job_id, attempt) for attempt in attempts)
         return attempts
 
@@ -149,7 +142,7 @@ class Ledger:
         """Give each job that is still PENDING an attempt on its executor, and number its start command."""
         chosen = {placement.job_id: placement for placement in placements}
         rows = Job.objects.select_for_update(of=("self",)).filter(one_of("id", chosen), state=State.PENDING)
-        jobs = {job.id: job for job in rows.order_by("id")}
+        jobs = {job.id: job for job in read(rows.order_by("id"), _JOB_TO_PLACE)}
         executor_ids = {placement.executor_id for placement in placements}
         if not executor_ids <= self._counters.keys():
             self._lock_counters(executor_ids)
@@ -159,7 +152,7 @@ class Ledger:
             if job is not None and executor is not None:
                 attempts.append(self._place(job, executor, placement.gpu_indices))
         insert_rows(attempts)
-        update_rows([attempt.job for attempt in attempts], _JOB_FIELDS)
+        update_rows([attempt.job for attempt in attempts], _JOB_PLACED)
         self._write_counters()
         return attempts
 
@@ -167,16 +160,18 @@ class Ledger:
         job.state = lifecycle.next_state(State(job.state), Trigger.PLACE).value
         job.reason, job.reason_text, job.exit_code, job.not_before = "", "", None, None
         job.attempt_number += 1
-        job.executor = executor
-        attempt = Attempt(
-            job=job,
-            number=job.attempt_number,
-            executor=executor,
-            executor_name=executor.name,
-            gpu_indices=gpu_indices,
-            placed_at=self.now,
-            start_command=self._next_command(executor.id),
-        )
+        job.executor_id = executor.id
+        values = {
+            **_NEW_ATTEMPT,
+            "job_id": job.id,
+            "number": job.attempt_number,
+            "executor_id": executor.id,
+            "executor_name": executor.name,
+            "gpu_indices": gpu_indices,
+            "placed_at": self.now,
+            "start_command": self._next_command(executor.id),
+        }
+        attempt = made(Attempt, values, {"job": job})
         self.outcome.commands[executor.id].append(commands.start(attempt))
         self.outcome.lines.append(
             f"placed {job.id} on {executor.name}" + (f", GPUs {gpu_indices}" if gpu_indices else "")
@@ -286,8 +281,8 @@ class Ledger:
         """Write what has changed since the last time."""
         attempts = list(self._dirty.values())
         self._dirty = {}
-        update_rows(attempts, _ATTEMPT_FIELDS)
-        update_rows([attempt.job for attempt in attempts], _JOB_FIELDS)
+        update_rows(attempts, _ATTEMPT_CHANGED)
+        update_rows([attempt.job for attempt in attempts], _JOB_CHANGED)
         if self._settings:
             insert_rows(self._settings)
             self._settings = []
@@ -344,8 +339,10 @@ def _note_start(attempt: Attempt, event: AttemptProgress | AttemptRunning | Atte
 
 def engine_time(text: str | None) -> datetime | None:
     """A time as the engine gives it; None for none, for one that cannot be read, and for the engine's 'never'."""
+    if not text:
+        return None
     try:
-        time = parse_datetime(text or "")
+        time = parse_datetime(text)
     except ValueError:
         return None
     return time if time is not None and time.tzinfo is not None and time.year > 1970 else None

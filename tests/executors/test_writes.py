@@ -67,3 +67,14 @@ def test_what_is_too_long_for_its_column_is_refused_and_not_cut() -> None:
     row.name = "n" * 300
     with pytest.raises(DatabaseError), transaction.atomic():
         update_rows([row], ["name"])
+
+
+@pytest.mark.parametrize("values", [(0, False), ([1], [True]), ({}, []), ([1.0], [1])])
+def test_json_that_python_takes_for_the_same_is_kept_apart(values: tuple[object, object]) -> None:
+    rows = [executor("a", labels=values[0]), executor("b", labels=values[1])]
+    insert_rows(rows)
+    assert [repr(row.labels) for row in Executor.objects.order_by("id")] == [repr(value) for value in values]
+    for row, value in zip(rows, reversed(values), strict=True):
+        row.labels = value
+    update_rows(rows, ["labels"])
+    assert [repr(row.labels) for row in Executor.objects.order_by("id")] == [repr(value) for value in reversed(values)]
