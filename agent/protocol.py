@@ -385,7 +385,3 @@ MOST_LAYERS = 40
 
 JOB_SAMPLES_KEPT = 5000
 JOB_SAMPLES_SECONDS = 24 * 3600
-
-CONSUMER_GROUP = "scheduler"
-"""The one consumer group of `events`. Its one consumer bears the same name whichever scheduler leads, so that a new
-leader finds what the last one read and did not acknowledge."""

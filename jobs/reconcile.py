@@ -89,12 +89,16 @@ def differences(
     said: Said, counted: Mapping[str, Collection[Counted]], passed: Mapping[str, int]
 ) -> dict[str, Difference]:
     """By executor that greeted: what its agent said last, against what counts there once all that was said of attempts
-    is applied. `passed` are the commands that agents said before that they had passed: that is never taken back."""
+    is applied. `passed` are the commands that agents said before that they had passed.
+
+    What an agent once passed it will not see again, should it have lost its memory: a hello tells. A heartbeat counts
+    for its own moment: one that was written twice says nothing of what came after it.
+    """
     finished = said.finished
     return {
         executor_id: compare(
             {Token(held.job_id, held.attempt) for held in greeting.held},
-            max(greeting.last_command, passed.get(executor_id, 0)),
+            max(greeting.last_command, passed.get(executor_id, 0) if isinstance(greeting, Hello) else 0),
             counted.get(executor_id, ()),
             finished,
         )

@@ -136,7 +136,7 @@ class Scheduler:
         self._resend = False
         commands.ask_for_hello(client, outcome.strangers)
         _reach("before-acknowledge", batch.events, placed)
-        events.acknowledge(client, batch.entry_ids)
+        events.acknowledge(client, self.term, batch.entry_ids)
         _answer(client, requests, placed, waiting)
         if outcome.changed_jobs or outcome.changed_executors:
             broker.publish_changes(jobs=outcome.changed_jobs, executors=outcome.changed_executors)
@@ -146,21 +146,22 @@ class Scheduler:
 
     def _receive(self, client: redis.Redis, block_seconds: float) -> events.Batch:
         if self._unacknowledged:
-            events.ensure_group(client)
-            batch = events.receive_unacknowledged(client)
+            events.ensure_group(client, self.term)
+            batch = events.receive_unacknowledged(client, self.term)
             if batch.entry_ids:
                 return batch
             self._unacknowledged = False
         block_seconds = min(block_seconds, MAX_BLOCK_SECONDS, settings.LEASE_SECONDS / 3, self._seconds_to_next_due())
         try:
             with self._interruptible():
-                batch = events.receive(client, block_seconds)
+                batch = events.receive(client, self.term, block_seconds)
         except redis.ResponseError as error:
             if "NOGROUP" not in str(error):
                 raise
+            leadership.renew(self.holder, self.term)  # A successor would have taken it away.
             logger.warning("Redis was emptied; everything outstanding is sent again")
             self.start_over()
-            events.ensure_group(client)
+            events.ensure_group(client, self.term)
             return events.Batch()
         before, self._read_at = self._read_at, self._clock()
         if self._read_at - before > block_seconds + settings.HEARTBEAT_INTERVAL:

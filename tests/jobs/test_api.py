@@ -16,7 +16,7 @@ from django.test import AsyncClient, Client
 from django.utils import timezone
 from pytest_django import DjangoAssertNumQueries, Settings
 
-from agent.protocol import CONSUMER_GROUP, FIELD, PassRequest, decode
+from agent.protocol import FIELD, PassRequest, decode
 from executors.broker import keys
 from executors.models import Executor
 from jobs import api, services
@@ -388,11 +388,11 @@ async def test_a_log_is_followed_until_the_job_has_ended(async_client: AsyncClie
 def answering_scheduler(redis_client: redis.Redis) -> Iterator[dict[str, Any]]:
     """A scheduler that speaks the protocol and answers one request for a pass with this."""
     answer: dict[str, Any] = {"placed": [], "waiting": [], "waiting_count": 0}
-    redis_client.xgroup_create(keys().events, CONSUMER_GROUP, id="0", mkstream=True)
+    redis_client.xgroup_create(keys().events, "scheduler", id="0", mkstream=True)
 
     def serve() -> None:
         while True:
-            read = redis_client.xreadgroup(CONSUMER_GROUP, CONSUMER_GROUP, {keys().events: ">"}, block=4000)
+            read = redis_client.xreadgroup("scheduler", "scheduler", {keys().events: ">"}, block=4000)
             for _, entry in read[0][1] if read else []:
                 event = decode(entry[FIELD])
                 if isinstance(event, PassRequest):

@@ -13,7 +13,6 @@ from pytest_django import Settings
 
 import executors.services
 from agent.protocol import (
-    CONSUMER_GROUP,
     FIELD,
     Heartbeat,
     HeldAttempt,
@@ -27,6 +26,7 @@ from agent.protocol import (
 from executors import broker
 from executors.models import Executor
 from jobs import commands, crashpoints, leadership, scheduler, services
+from jobs.events import group_of
 from jobs.leadership import LostLeadership
 from jobs.models import Attempt, Job
 from jobs.scheduler import Scheduler
@@ -533,9 +533,11 @@ def test_events_that_were_read_and_not_acknowledged_are_applied_by_the_next_lead
         with pytest.raises(OperationalError):
             leader.run_pass()
     assert fresh(job).state == "RUNNING"
-    settle(new_leader(clock))
+    successor = new_leader(clock)
+    settle(successor)
     assert fresh(job).state == "SUCCEEDED"
-    assert redis_client.xpending(Keys().events, CONSUMER_GROUP)["pending"] == 0
+    assert [group["name"] for group in redis_client.xinfo_groups(Keys().events)] == [group_of(successor.term).encode()]
+    assert redis_client.xpending(Keys().events, group_of(successor.term))["pending"] == 0
     assert redis_client.xlen(Keys().events) == 0
 
 
@@ -555,6 +557,19 @@ def test_a_leader_whose_lease_was_taken_writes_nothing(leader: Scheduler, node: 
     assert (fresh(job).state, fresh(waiting).state) == ("SUCCEEDED", "STARTING")
 
 
+def test_a_leader_whose_lease_was_taken_takes_no_events_from_its_successor(
+    leader: Scheduler, node: Node, clock: Clock
+) -> None:
+    job = run(leader, node)
+    successor = new_leader(clock)
+    settle(successor)
+    node.finished(job)
+    with pytest.raises(LostLeadership):
+        leader.run_pass()
+    settle(successor)
+    assert fresh(job).state == "SUCCEEDED"
+
+
 def test_after_redis_was_emptied_everything_outstanding_is_sent_again(
     leader: Scheduler, node: Node, redis_client: redis.Redis
 ) -> None:
@@ -569,7 +584,7 @@ def test_after_redis_was_emptied_everything_outstanding_is_sent_again(
     node.held = []
     assert [(command.kind, command.seq) for command in node.receive()] == [("start", 1), ("stop", 3)]
     assert fresh(starting).state == "STARTING"
-    assert redis_client.xinfo_groups(Keys().events)[0]["name"] == CONSUMER_GROUP.encode()
+    assert redis_client.xinfo_groups(Keys().events)[0]["name"] == group_of(leader.term).encode()
 
 
 def test_a_hello_behind_what_was_sent_gets_it_again(leader: Scheduler, node: Node, redis_client: redis.Redis) -> None:

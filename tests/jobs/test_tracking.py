@@ -18,7 +18,7 @@ import executors.services
 from agent.protocol import HeldAttempt, Keys, Wake
 from executors import broker
 from executors.models import Executor
-from jobs import crashpoints, scheduler, services, snapshot, tracking
+from jobs import crashpoints, events, scheduler, services, snapshot, tracking
 from jobs.models import Attempt, Job
 from jobs.scheduler import Scheduler, WrongMemory
 from jobs.scheduling.cluster import ClusterState
@@ -117,7 +117,7 @@ class Histories(RuleBasedStateMachine):
     def a_wake_is_lost(self) -> None:
         """And Redis with it."""
         self.client.delete(Keys().events)
-        self.client.xgroup_create(Keys().events, "scheduler", id="0", mkstream=True)
+        events.ensure_group(self.client, self.leader.term)
         self.wakes_lost = True
 
     # --- agents
