@@ -44,7 +44,7 @@ ENGINE_RETRY = 2.0
 PING_TIMEOUT = 10
 FINISHED_KEPT = 1000
 FLUSH_SECONDS = 3.0
-SANDBOX_SECONDS = 5.0
+SANDBOX_SECONDS = 20.0
 FULL_SECONDS = 60
 """How long nothing new is taken after Docker said that its disk is full."""
 IMAGES_INTERVAL = 60.0

@@ -15,6 +15,8 @@ import psutil
 from agent.containers import SANDBOX_MEMORY
 
 GB = 1024**3
+MOST_SANDBOXES, SANDBOXES_SHARE = 200, 1 / 32
+"""Where nothing else is said: of the node's memory."""
 
 
 class BadSetting(ValueError):
@@ -69,7 +71,11 @@ _SETTINGS = [
     _Setting("AGENT_RESERVE_CPU", "cores of these kept free for the node itself", "0"),
     _Setting("AGENT_RESERVE_MEMORY_GB", "memory of this kept free for the node itself", "0"),
     _Setting("AGENT_START_CONCURRENCY", "containers started at the same time (default: twice the cores, at most 4)"),
-    _Setting("AGENT_SANDBOX_POOL", "warm network sandboxes, with which jobs start sooner; 0 for none", "2"),
+    _Setting(
+        "AGENT_SANDBOX_POOL",
+        "warm network sandboxes at most, with which jobs start sooner; 0 for none"
+        f" (default: as many as 1/32 of the memory holds, at most {MOST_SANDBOXES})",
+    ),
     _Setting("AGENT_PIDS_LIMIT", "processes and threads that one container may have", "4096"),
     _Setting("AGENT_PULL_TIMEOUT", "seconds without a word from the registry after which a pull has failed", "300"),
     _Setting("AGENT_REGISTRY_AUTH_FILE", "logins for registries, as docker login writes them (default: Docker's own)"),
@@ -124,7 +130,8 @@ def _config(values: Mapping[str, str]) -> Config:
         raise BadSetting(
             f"AGENT_RESERVE_MEMORY_GB leaves no memory for jobs: give less than the node's {memory / GB:.1f}."
         )
-    sandbox_pool = _integer(values, "AGENT_SANDBOX_POOL", minimum=0)
+    usual = min(MOST_SANDBOXES, int(SANDBOXES_SHARE * memory) // SANDBOX_MEMORY)
+    sandbox_pool = _integer(values, "AGENT_SANDBOX_POOL", minimum=0, default=usual)
     if sandbox_pool * SANDBOX_MEMORY >= memory:
         raise BadSetting(
             f"AGENT_SANDBOX_POOL leaves no memory for jobs: {sandbox_pool} sandboxes count for"

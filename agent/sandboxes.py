@@ -5,7 +5,10 @@ the network of a sandbox starts without it. Each sandbox is for one attempt alon
 used again. Where there is none, an attempt's container gets a network of its own, as it would without all this.
 
 Taking a network apart costs the engine about as much as starting a container, so that waits, for a while, until nothing
-is being started. Making others waits for it in turn: idle and used ones together are never more than the pool's size.
+is being started. Making others waits for it in turn: idle and used ones together are never more than are wanted.
+
+Few are wanted at first, later as many as attempts came at once lately, up to the pool's size: an attempt that comes
+before the pool is full again adds to a burst, and one that nobody took for as long as it may be kept is wanted no more.
 """
 
 import asyncio
@@ -30,6 +33,10 @@ OLDEST_SECONDS = 600
 """The engine copies the node's DNS settings into a sandbox when it is made; an agent in a container cannot see them
 change."""
 DNS_FILES = (Path("/etc/resolv.conf"), Path("/run/systemd/resolve/resolv.conf"))
+FEW = 2
+"""Always wanted, where the pool has room for them."""
+REST_SECONDS = 0.2
+"""Nothing must have been started for so long before one is made: a burst may have gaps."""
 FIRST_DELAY, LONGEST_DELAY = 2.0, 300.0
 LONGEST_USED_SECONDS = 30.0
 """How long one that was used may wait for its removal."""
@@ -40,13 +47,14 @@ class Starts:
     """At most `most` attempts being started at a time. `quiet` is set while there is none, nor any that waits."""
 
     def __init__(self, most: int) -> None:
-        self._slots, self._count = asyncio.Semaphore(most), 0
+        self._slots, self._count, self._begun = asyncio.Semaphore(most), 0, 0
         self.quiet = asyncio.Event()
         self.quiet.set()
 
     @asynccontextmanager
     async def slot(self) -> AsyncIterator[None]:
         self._count += 1
+        self._begun += 1
         self.quiet.clear()
         try:
             async with self._slots:
@@ -56,6 +64,13 @@ class Starts:
             if not self._count:
                 self.quiet.set()
 
+    async def rest(self, seconds: float) -> bool:
+        """Wait until there is none; whether there was none for so long then."""
+        await self.quiet.wait()
+        before = self._begun
+        await asyncio.sleep(seconds)
+        return self._begun == before and self.quiet.is_set()
+
 
 @dataclass(frozen=True, slots=True)
 class _Idle:
@@ -64,10 +79,12 @@ class _Idle:
 
 
 class Sandboxes:
-    """The sandboxes of one agent: up to `size` idle ones, and those that attempts have taken."""
+    """The sandboxes of one agent: up to `size` idle ones, and those that attempts have taken. None, where that is 0."""
 
     def __init__(self, engine: Engine, executor_id: str, size: int, starts: Starts) -> None:
         self._engine, self._executor_id, self._size, self._starts = engine, executor_id, size, starts
+        self._wanted, self._burst = min(FEW, size), 0
+        """How many are to be idle; attempts that came since so many were."""
         self._idle: dict[str, _Idle] = {}
         self._taken: dict[str, _Idle] = {}
         self._used = set[str]()
@@ -83,11 +100,13 @@ class Sandboxes:
     def take(self) -> str:
         """The id of an idle sandbox, which is the caller's from now on; '' where there is none."""
         self._drop_old()
+        self._burst += 1
+        self._wanted = min(self._size, max(self._wanted, self._burst))
+        self._changed.set()
         if not self._idle:
             return ""
         sandbox_id, idle = self._idle.popitem()
         self._taken[sandbox_id] = idle
-        self._changed.set()
         return sandbox_id
 
     def give_back(self, sandbox_id: str) -> None:
@@ -131,19 +150,22 @@ class Sandboxes:
         return name == self._making_name or any(sandbox_id in kept for kept in (self._idle, self._taken, self._used))
 
     async def run(self) -> None:
-        """For ever: have `size` idle ones, made one by one while nothing is being started, which they would delay."""
+        """For ever: have as many as are wanted, made one by one while no start is delayed by that."""
         delay = FIRST_DELAY
         while self._size:
             self._changed.clear()
             self._drop_old()
-            while len(self._idle) > self._size:  # Some were given back.
+            while len(self._idle) > self._wanted:  # Some were given back.
                 self.died(next(iter(self._idle)))
-            if len(self._idle) + len(self._used) >= self._size:
+            if len(self._idle) >= self._wanted:
+                self._burst = 0
+            if len(self._idle) + len(self._used) >= self._wanted:
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(OLDEST_SECONDS / 10):
                         await self._changed.wait()
                 continue
-            await self._starts.quiet.wait()
+            if not await self._starts.rest(REST_SECONDS):
+                continue
             self._making = asyncio.create_task(self._make(), name="network sandbox")
             try:
                 await asyncio.shield(self._making)
@@ -200,7 +222,10 @@ class Sandboxes:
     def _drop_old(self) -> None:
         now, dns = time.monotonic(), _dns() if self._idle else ()
         for sandbox_id, idle in list(self._idle.items()):
-            if now - idle.made_at > OLDEST_SECONDS or idle.dns != dns:
+            if now - idle.made_at > OLDEST_SECONDS:
+                self._wanted = max(min(FEW, self._size), self._wanted - 1)
+                self.died(sandbox_id)
+            elif idle.dns != dns:
                 self.died(sandbox_id)
 
     def _remove(self, sandbox_id: str, wait_seconds: float = 0) -> None:

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from agent.config import GB, BadSetting, load
+from agent.containers import SANDBOX_MEMORY
 from agent.protocol import StartAttempt, StopAttempt
 from agent.state import Record, State
 
@@ -55,6 +56,12 @@ def test_environment_and_command_line_are_read_and_the_command_line_wins() -> No
 def test_a_bad_value_is_refused_by_the_name_of_its_variable(variable: str, value: str) -> None:
     with pytest.raises(BadSetting, match=variable):
         load([], {variable: value})
+
+
+def test_sandboxes_take_a_small_share_of_the_memory_where_nothing_else_is_said() -> None:
+    small, large = (load([], {"AGENT_MEMORY_GB": memory}) for memory in ("1", "1000"))
+    assert (small.sandbox_pool, small.reserve_memory_bytes) == (6, 6 * SANDBOX_MEMORY)
+    assert (large.sandbox_pool, large.reserve_memory_bytes) == (200, 200 * SANDBOX_MEMORY)
 
 
 START = StartAttempt(

@@ -228,6 +228,53 @@ async def test_a_sandbox_is_for_one_alone_and_none_that_was_made_before_the_node
     engine.close()
 
 
+async def test_as_many_are_kept_as_came_at_once_lately_and_few_when_they_are_not_needed(
+    docker_client: docker.DockerClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine, name = Engine(), f"burst-{uuid.uuid4().hex[:6]}"
+    await engine.connect()
+    pool = Sandboxes(engine, name, 4, Starts(1))
+    running = asyncio.create_task(pool.run())
+
+    async def idle(number: int) -> None:
+        running_sandboxes = {"label": f"workload-runner.executor={name}", "status": "running"}
+        for _ in range(500):
+            if len(docker_client.api.containers(filters=running_sandboxes)) == number:
+                return
+            await asyncio.sleep(0.05)
+        pytest.fail(f"there were not {number} within 25 s")
+
+    try:
+        await idle(2)
+        taken = [pool.take() for _ in range(5)]
+        assert [bool(sandbox_id) for sandbox_id in taken] == [True, True, False, False, False]
+        for sandbox_id in taken[:2]:
+            pool.discard(sandbox_id)
+        await idle(4)
+        monkeypatch.setattr("agent.sandboxes.OLDEST_SECONDS", 0)
+        assert pool.take() == "", "all are too old"
+        monkeypatch.setattr("agent.sandboxes.OLDEST_SECONDS", 600)
+        await idle(2)
+        await asyncio.sleep(1)
+        await idle(2)
+    finally:
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+        await pool.close(10)
+    assert not docker_client.api.containers(all=True, filters={"label": f"workload-runner.executor={name}"})
+    engine.close()
+
+
+async def test_a_gap_within_a_burst_is_no_rest() -> None:
+    starts = Starts(1)
+    resting = asyncio.create_task(starts.rest(0.05))
+    await asyncio.sleep(0)
+    async with starts.slot():
+        pass
+    assert not await resting
+    assert await starts.rest(0.05)
+
+
 def test_sandboxes_count_in_the_reserve(make_agent: MakeAgent) -> None:
     assert make_agent(AGENT_SANDBOX_POOL="2").events(Hello)[-1].reserve_memory_bytes == 2 * SANDBOX_MEMORY
     more = make_agent(AGENT_SANDBOX_POOL="2", AGENT_RESERVE_MEMORY_GB="1").events(Hello)[-1]
