@@ -90,6 +90,12 @@ class System:
         assert not faults, faults
         self.nothing_left_of(job_id)
 
+    def stored_log(self, job_id: str) -> list[str]:
+        """The job's whole log as users get it, out of archive and Redis."""
+        answer = self.cluster.api.get(f"/api/v1/jobs/{job_id}/logs", params={"download": True})
+        assert answer.status_code == 200, answer.text
+        return answer.text.splitlines()
+
     def nothing_left_of(self, job_id: str) -> None:
         def mine() -> list[str]:
             return [c.name for c in self.cluster.containers() if c.labels["workload-runner.job"] == job_id]

@@ -2,6 +2,7 @@
 
 import pytest
 
+from tests.evidence import check_lines
 from tests.faults.harm import Fault, redis_emptied, redis_restarted, scheduler_killed
 from tests.faults.system import System
 
@@ -28,10 +29,12 @@ def test_1_2_5_7_9_a_job_ends_in_its_first_attempt_after(system: System, fault: 
     system.cluster.wait_stopped(process)
     fault(system)
     system.cluster.resume(process)
-    if (fault, moment) == (redis_emptied, "while removing"):  # and with Redis went the log, as far as not archived
+    if (fault, moment) == (redis_emptied, "while removing"):  # The log is in the archive alone.
         job = system.cluster.wait_final(job_id)
         assert (job["status"], len(job["attempts"])) == ("SUCCEEDED", 1)
         assert set(system.witness.starts(job_id).values()) == {1}
+        host = system.witness.host(job["attempts"][0]["container_id"])
+        assert not (faults := check_lines(system.stored_log(job_id), [host], 5)), faults
         system.nothing_left_of(job_id)
     else:
         system.ends_exactly(job_id, 5)
