@@ -2,14 +2,12 @@
 
 import contextlib
 import random
-import threading
 import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import docker
-import redis
 from docker.models.containers import Container
 
 from tests.cluster import Cluster
@@ -25,16 +23,12 @@ CORES, MEMORY_GB = 1.0, 1.0
 class Victims:
     """What faults are done to, and what the verdict must know of them.
 
-    `before_emptying` is called with `redis_lock` held, which keeps others from reading half an emptied Redis.
-    `removed` counts containers that a fault removed, by job; `emptied` are the times at which Redis was.
+    `removed` counts containers that a fault removed, by job.
     """
 
     cluster: Cluster
     proxies: dict[str, Proxy]
-    before_emptying: Callable[[], None]
-    redis_lock: threading.Lock = field(default_factory=threading.Lock)
     removed: "Counter[str]" = field(default_factory=Counter)
-    emptied: list[float] = field(default_factory=list)
 
 
 def start_agent(victims: Victims, name: str) -> None:
@@ -128,11 +122,7 @@ def restart_redis(victims: Victims, choose: random.Random) -> None:
 
 
 def empty_redis(victims: Victims, choose: random.Random) -> None:
-    with victims.redis_lock:
-        with contextlib.suppress(redis.RedisError):
-            victims.before_emptying()
-        victims.cluster.kill("redis")
-        victims.emptied.append(time.time())
+    victims.cluster.kill("redis")
     time.sleep(choose.uniform(0, 2))
     victims.cluster.start_redis(empty=True)
 

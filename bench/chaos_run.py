@@ -24,7 +24,7 @@ from bench.chaos_faults import (
     start_agent,
 )
 from tests.cluster import FINAL, Cluster
-from tests.evidence import LABEL_EXECUTOR, Witness, check_lines, numbered
+from tests.evidence import LABEL_EXECUTOR, LAST, Witness, check_lines, numbered
 from tests.proxy import Proxy
 
 JOB_MEMORY_GB = 0.0625
@@ -76,10 +76,10 @@ class Chaos:
         self.states: dict[str, tuple[str, str, int | None, str]] = {}
         self.harms: list[Harm] = []
         self.findings = Findings()
-        self.forgotten = self.lines_read = 0
+        self.logs_read = self.lines_read = 0
         self.checked: set[str] = set()
         self.stopping, self.closing = threading.Event(), threading.Event()
-        self.victims = Victims(cluster, {name: Proxy(cluster.redis_port) for name in AGENTS}, self.check_logs)
+        self.victims = Victims(cluster, {name: Proxy(cluster.redis_port) for name in AGENTS})
         self.random = random.Random(seed)
 
     # --- the system ------------------------------------------------------------------------------------------
@@ -178,7 +178,7 @@ class Chaos:
             while not self.closing.wait(0.1):
                 self.read_states(database)
                 self.read_commitments(database)
-                with self.victims.redis_lock, contextlib.suppress(redis.RedisError):
+                with contextlib.suppress(redis.RedisError):
                     self.check_logs()
 
     def read_states(self, database: sqlite3.Connection) -> None:
@@ -195,31 +195,34 @@ class Chaos:
                 self.findings.add("over-commit instants", f"database: {executor_id} {cpu} millicores, {memory} bytes")
 
     def check_logs(self) -> None:
-        """The logs of jobs that ended, once each, when they are complete."""
+        """The logs of jobs that ended as they lie in Redis, once each, when they are complete."""
         for job_id, job in list(self.jobs.items()):
-            state, _, _, container = self.states.get(job_id, ("", "", None, ""))
-            if job_id in self.checked or state not in FINAL or not container:
+            if job_id in self.checked or not (container := self.last_ended(job_id)):
                 continue
-            if self.cluster.redis.hget(self.cluster.keys.job_logs_meta(job_id), "complete") != "1":
-                continue
-            log = self.cluster.log(job_id)
-            gone = []
-            if self.log_lost(container):
-                # It is there whole, or says so itself once the last attempt's agent has been waited for.
-                gone = [text for text in log if _GONE in text][-1:]
-                if not gone and self.witness.host(container) not in "".join(log[-1:]):
-                    continue
-                log = [text for text in log if text not in gone]
-            ended_well = job.expected == state and state != "ABORTED" and not gone
-            whole = [self.witness.host(container)] if ended_well else []
-            faults = check_lines(log, whole, job.lines, self.victims.removed[job_id])
-            self.lines_read += len(log)
-            self.checked.add(job_id)
-            for kind, count in (("lines missing", faults.missing), ("lines doubled", faults.doubled)):
-                if count:
-                    self.findings.add(f"log {kind}", f"{job_id} ({job.kind}, {state}): {count} {kind}")
-            if faults.foreign:
-                self.findings.add("log lines garbled", f"{job_id}: {faults.foreign[:3]}")
+            keys = self.cluster.keys.job_logs_meta(job_id), self.cluster.keys.job_logs(job_id)
+            with self.cluster.redis.pipeline(transaction=True) as pipe:
+                known, log = pipe.hmget(keys[0], "complete", "attempt").lrange(keys[1], 0, -1).execute()
+            if known == ["1", self.witness.attempt(container)]:
+                self.checked.add(job_id)
+                state = self.state(job_id)
+                whole = [self.witness.host(container)] if state == job.expected != "ABORTED" else []
+                self.check_log(job, log, whole, "in Redis")
+
+    def last_ended(self, job_id: str) -> str:
+        """The last container of a job that has ended; '' where none ran."""
+        state, _, _, container = self.states.get(job_id, ("", "", None, ""))
+        return container if state in FINAL and container and self.witness.died(container) else ""
+
+    def check_log(self, job: Submitted, log: list[str], whole: list[str], where: str) -> None:
+        """`whole`: the host names of the containers that ended by themselves, all of whose lines must be there."""
+        faults = check_lines(log, whole, job.lines, self.victims.removed[job.id])
+        self.logs_read += 1
+        self.lines_read += len(log)
+        for kind, count in (("lines missing", faults.missing), ("lines doubled", faults.doubled)):
+            if count:
+                self.findings.add(f"log {kind}", f"{job.id} ({job.kind}) {where}: {count} {kind}")
+        if faults.foreign:
+            self.findings.add("log lines garbled", f"{job.id} {where}: {faults.foreign[:3]}")
 
     # --- the end ---------------------------------------------------------------------------------------------
 
@@ -230,29 +233,10 @@ class Chaos:
             self.abort_stubborn()
             ended = all(state[0] in FINAL for state in list(self.states.values()))
             known = self.jobs.keys() | self.probes <= self.states.keys() | {""}
-            read = ended and known and not self.cluster.containers() and not self.unread()
-            if read and not _unread_entries(self.cluster):
+            if ended and known and not self.cluster.containers() and not _unread_entries(self.cluster):
                 break
             time.sleep(0.2)
         time.sleep(1)  # the last heartbeats
-
-    def unread(self) -> list[str]:
-        """Jobs whose log must still be in Redis and has not been read."""
-        return [job_id for job_id in self.jobs if job_id not in self.checked and self.log_expected(job_id)]
-
-    def log_expected(self, job_id: str) -> bool:
-        """Not where no container ran, or where Redis was emptied after the job's last line."""
-        state, _, _, container = self.states.get(job_id, ("", "", None, ""))
-        ended = bool(container and state in FINAL and self.died_at(container))
-        return ended and not self.log_lost(container)
-
-    def log_lost(self, container: str) -> bool:
-        """Whether Redis may have been emptied of it before it was archived."""
-        died = self.died_at(container)
-        return bool(died) and any(at > died for at in self.victims.emptied)
-
-    def died_at(self, container: str) -> float:
-        return next((m.at / 1e9 for m in self.witness.moments if m.container == container and m.action == "die"), 0)
 
     witness: Witness
 
@@ -270,9 +254,8 @@ class Chaos:
         for executor, number in Counter(c.labels[LABEL_EXECUTOR] for c in self.cluster.sandboxes()).items():
             if number > 1:  # One is kept warm.
                 add("containers left", f"{number} network sandboxes of {executor}")
-        for job_id in self.unread():
-            add("logs never complete", job_id)
-        self.forgotten = len([1 for i in self.jobs if i not in self.checked and not self.log_expected(i)])
+        for job_id in filter(self.last_ended, self.jobs):
+            self.judge_log(self.jobs[job_id])
         for stream, waiting in _unread_entries(self.cluster).items():
             add("stream entries left", f"{stream}: {waiting}")
         agreed = self.cluster.manage("checkinvariants")
@@ -288,6 +271,17 @@ class Chaos:
         codes = self.witness.exit_codes(job.id)
         if state == "SUCCEEDED" and 0 not in codes.values():
             self.findings.add("ends that differ from the engine's", f"{job.id}: {state}, the engine says {codes}")
+
+    def judge_log(self, job: Submitted) -> None:
+        """The whole log as users get it, out of archive and Redis, wherever Redis was emptied."""
+        attempts = self.cluster.job(job.id)["attempts"]
+        ended = [item["container_id"] for item in attempts if item["reason"] in ("completed", "exit_nonzero")]
+        whole = [host for host in map(self.witness.host, ended) if host != LAST]
+        answer = self.cluster.api.get(f"/api/v1/jobs/{job.id}/logs", params={"download": True})
+        if answer.status_code == 200:
+            self.check_log(job, answer.text.splitlines(), whole, "as users get it")
+        else:
+            self.findings.add("logs never complete", f"{job.id}: {answer.status_code} {answer.text[:200]}")
 
     def judge_loads(self) -> None:
         jobs = self.jobs.values()
@@ -305,7 +299,6 @@ class Chaos:
         return job.kind == "stubborn" and (job.aborted or state == "SUCCEEDED")
 
 
-_GONE = "printed and was not archived yet went with Redis's memory"
 _STATES = """
 SELECT j.id, j.state, j.reason, j.exit_code, coalesce(a.container_id, '')
 FROM jobs_job j LEFT JOIN jobs_attempt a ON a.job_id = j.id AND a.number = j.attempt_number

@@ -84,6 +84,13 @@ class Witness:
         before it could be asked."""
         return self._hosts.get(container, LAST)[:12]
 
+    def died(self, container: str) -> bool:
+        return any(m.action == "die" and m.container == container for m in list(self.moments))
+
+    def attempt(self, container: str) -> str:
+        """The number of the attempt whose container it is, '' where it was not seen."""
+        return next((m.name.rpartition("-")[2] for m in list(self.moments) if m.container == container), "")
+
     def starts(self, job_id: str = "") -> Counter[str]:
         """How often each container name (of one job) was started."""
         return Counter(m.name for m in list(self.moments) if m.action == "start" and job_id in ("", m.job_id))
