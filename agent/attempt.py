@@ -159,6 +159,8 @@ class Attempt:
         async with removing:
             self._node.state.forget(self.start)
             crashpoints.reach("attempt-forgotten")
+            removed = await self._container.remove_once()
+        if not removed:  # Others need not wait for it.
             await self._container.remove()
 
     async def _keep(self, output: Output) -> None:

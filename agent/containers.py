@@ -31,7 +31,9 @@ CAPABILITIES = [
     "NET_BIND_SERVICE",
 ]
 
-ENDED = ("exited", "dead")
+MARKED = ("removing", "dead")
+"""Docker's words for the state of a container that it removes, or could not remove. It gives out no logs of it."""
+ENDED = ("exited", *MARKED)
 """Docker's words for the state of a container that does not run any more."""
 
 LOG_FILE_SIZE, LOG_FILES = "512m", "2"
@@ -162,6 +164,11 @@ class Facts:
     @property
     def ended(self) -> bool:
         return self.status in ENDED
+
+    @property
+    def unborn(self) -> bool:
+        """It is being removed, or could not be, and never ran: its exit code is none."""
+        return self.status in MARKED and self.started_at is None
 
 
 def facts(inspected: dict[str, Any]) -> Facts:

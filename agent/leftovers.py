@@ -8,7 +8,7 @@ from typing import Any
 from docker.errors import APIError
 
 from agent.containers import ENDED, LABEL_ATTEMPT, LABEL_JOB, LABEL_SANDBOX, joined
-from agent.engine import Engine, EngineAway
+from agent.engine import Engine, EngineAway, explanation
 from agent.sandboxes import Sandboxes
 from agent.state import State
 
@@ -16,7 +16,7 @@ logger = logging.getLogger(__name__)
 
 INTERVAL = 600
 """Seconds between two looks; what is found then is such as a container whose creation was answered too late."""
-RETRY = 2.0
+RETRY, LONGEST_RETRY = 2.0, 60.0
 
 
 class Sweeper:
@@ -32,18 +32,30 @@ class Sweeper:
 
     async def run(self) -> None:
         """For ever."""
+        delay = RETRY
         while True:
             self._wanted.clear()
-            try:
-                for container in self._leftovers(await self._engine.containers_of(self._state.executor_id)):
-                    await self._engine.remove(container["Id"])
-                    logger.info("Removed the left-over container %s", container["Names"][0].lstrip("/"))
-            except (EngineAway, APIError):
-                await asyncio.sleep(RETRY)
-                continue
+            done = await self._remove_all()
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(INTERVAL):
+                async with asyncio.timeout(INTERVAL if done else delay):
                     await self._wanted.wait()
+            delay = RETRY if done else min(2 * delay, LONGEST_RETRY)
+
+    async def _remove_all(self) -> bool:
+        """False where something has to be tried again. One that cannot be removed holds up no other."""
+        done = True
+        try:
+            for container in self._leftovers(await self._engine.containers_of(self._state.executor_id)):
+                name = container["Names"][0].lstrip("/")
+                try:
+                    await self._engine.remove(container["Id"])
+                    logger.info("Removed the left-over container %s", name)
+                except APIError as error:
+                    logger.warning("The left-over container %s cannot be removed yet: %s", name, explanation(error))
+                    done = False
+        except (EngineAway, APIError):
+            return False
+        return done
 
     def _leftovers(self, containers: list[dict[str, Any]]) -> list[dict[str, Any]]:
         """A sandbox comes after what has joined it. A container that is kept for its log needs its sandbox no more."""

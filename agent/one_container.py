@@ -100,7 +100,7 @@ class OneContainer:
                 self._sandbox_ids.add(known.sandbox_id)
             if known and not known.never_started:
                 self.save(replace(self.record, container_id=known.id))
-                return known, None
+                return (None if known.unborn else known), None
             if known is None and self.id:
                 return None, None
             starting = asyncio.create_task(self._start(known.id if known else ""), name=f"start of {self}")
@@ -228,16 +228,20 @@ class OneContainer:
             self._node.sandboxes.discard(self._sandbox_ids.pop())
 
     async def remove(self) -> None:
-        """Remove the container, if there may be one, and its sandbox, however long Docker is away."""
+        """Remove the container, if there may be one, and its sandbox, however long that takes."""
         delay = 1.0
-        while self.id or self._tried_create:
-            try:
-                container = self.id or getattr(await self.find(), "id", "")
-                if container:
-                    await self._node.engine.remove(container)
-                break
-            except (EngineAway, APIError) as error:
-                logger.warning("The container of %s cannot be removed yet: %s", self, error)
-                await asyncio.sleep(delay)
-                delay = min(60, 2 * delay)
+        while not await self.remove_once():
+            await asyncio.sleep(delay)
+            delay = min(60, 2 * delay)
+
+    async def remove_once(self) -> bool:
+        """One try of it; False where it is to be tried again."""
+        try:
+            container = self.id or (getattr(await self.find(), "id", "") if self._tried_create else "")
+            if container:
+                await self._node.engine.remove(container)
+        except (EngineAway, APIError) as error:
+            logger.warning("The container of %s cannot be removed yet: %s", self, error)
+            return False
         self.leave_network()
+        return True

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime
 
-from docker.errors import APIError, NotFound
+from docker.errors import APIError
 
 from agent.engine import Engine, EngineAway
 from agent.http import Stream
@@ -57,6 +57,10 @@ END_SECONDS = 2.0
 
 class Stalled(Exception):
     """The live stream was held up for too long."""
+
+
+class _Gone(Exception):
+    """The engine has no copy of the output any more."""
 
 
 class Rotated(Exception):
@@ -202,7 +206,7 @@ class Output:
             except Rotated:
                 logger.warning("Container %.12s: Docker has dropped the beginning of its log", self._container_id)
                 self._rotated = True
-            except NotFound:
+            except _Gone:
                 with contextlib.suppress(Superseded, OutOfStep):
                     reached = await self._writer.open()
                     await self._add_note(REMOVED, reached.stdout, reached.stderr)
@@ -251,7 +255,7 @@ class Output:
             if self._placed and self._placed[0] == self._writer.shipped:
                 reached = replace(reached, stdout=self._placed[1], stderr=self._placed[2])
             if stream is None:
-                stream = await self._engine.logs(self._container_id, follow=not whole, since=self._since)
+                stream = await self._logs(follow=not whole)
             batcher = Batcher(self._writer, self._buffer_bytes, reached.stdout, reached.stderr)
             shipping = asyncio.create_task(batcher.ship())
             reading = asyncio.create_task(self._read(stream, batcher, live, reached))
@@ -279,6 +283,16 @@ class Output:
         finally:
             if stream:
                 stream.close()
+
+    async def _logs(self, follow: bool) -> Stream:
+        """Raises _Gone where Docker has no copy of it, or gives none out any more: it removes the container, or could
+        not."""
+        try:
+            return await self._engine.logs(self._container_id, follow=follow, since=self._since)
+        except APIError as error:
+            if error.status_code in (404, 409):
+                raise _Gone from None
+            raise
 
     async def _open(self, live: bool) -> Reached:
         try:
@@ -324,7 +338,7 @@ class Output:
         tail = await self._writer.tail(TAIL_LINES) or self._tail
         self._since = earlier(reached.last, SAME_MOMENT) if reached.last else ""
         search, parser, self._begins = Search(tail), FrameParser(), ""
-        stream = await self._engine.logs(self._container_id, follow=False, since=self._since)
+        stream = await self._logs(follow=False)
         try:
             while data := await stream.read():
                 frames = parser.feed(data)
