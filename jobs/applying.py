@@ -28,25 +28,30 @@ MayStop = Callable[[str, Token, bool], bool]
 whether the first time is now, or counts from now since a stop is on its way already."""
 
 
-def apply(events: Sequence[Event], now: datetime, may_stop: MayStop) -> Outcome:
-    """Apply events in their order. Raises a database's OperationalError or InterfaceError; then nothing is applied."""
+def apply(events: Sequence[Event], now: datetime, may_stop: MayStop, at_hand: dict[UUID, Attempt]) -> Outcome:
+    """Apply events in their order; for `at_hand` see Ledger.
+
+    Raises a database's OperationalError or InterfaceError; then nothing is applied."""
     try:
-        return _apply_together(events, now, may_stop)
+        return _apply_together(events, now, may_stop, at_hand)
     except (OperationalError, InterfaceError):
         raise
     except Exception:
+        at_hand.clear()
         if len(events) == 1:
             logger.exception("event skipped, it cannot be applied: %r", events[0])
             return Outcome()
     outcome = Outcome()
     for event in events:
-        outcome.add(apply([event], now, may_stop))
+        outcome.add(apply([event], now, may_stop, at_hand))
     return outcome
 
 
 @transaction.atomic
-def _apply_together(events: Sequence[Event], now: datetime, may_stop: MayStop) -> Outcome:
-    ledger = Ledger(now)
+def _apply_together(
+    events: Sequence[Event], now: datetime, may_stop: MayStop, at_hand: Mapping[UUID, Attempt]
+) -> Outcome:
+    ledger = Ledger(now, at_hand)
     said = sort_out(events)
     if said.of_attempts:
         _apply_to_attempts(said.of_attempts, ledger)
@@ -57,10 +62,10 @@ def _apply_together(events: Sequence[Event], now: datetime, may_stop: MayStop) -
 
 
 def _apply_to_attempts(events: Sequence[AttemptEvent], ledger: Ledger) -> None:
-    job_ids = {job_id for event in events if (job_id := _uuid(event.job_id)) is not None}
-    ledger.load(one_of("job_id", job_ids))
+    job_ids = {text: _uuid(text) for text in {event.job_id for event in events}}
+    ledger.load(one_of("job_id", [job_id for job_id in job_ids.values() if job_id is not None]))
     for event in events:
-        job_id = _uuid(event.job_id)
+        job_id = job_ids[event.job_id]
         attempt = ledger.find(job_id, event.attempt, event.executor_id) if job_id is not None else None
         if attempt is None:
             continue

@@ -113,9 +113,9 @@ class Scheduler:
         mirror = self._catch_up([event for event in batch.events if isinstance(event, Wake)], now)
         with transaction.atomic():
             leadership.renew(self.holder, self.term)
-            outcome = apply(batch.events, now, self._may_stop)
+            outcome = apply(batch.events, now, self._may_stop, mirror.at_hand)
             mirror.take(outcome, now)
-            ledger = Ledger(now)
+            ledger = Ledger(now, mirror.at_hand)
             lost = self._lose_silent(mirror, ledger) if batch.drained else []
             self._expire(mirror, lost, ledger)
             placed, more = self._place(mirror, ledger)

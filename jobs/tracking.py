@@ -32,17 +32,22 @@ EXECUTORS_READ = 50
 JOBS_READ = 2000
 """Rows read by one query at most, so that none takes long."""
 
+MOST_AT_HAND = 10_000
+"""Attempts kept as rows; each takes some 4 KB. Those that live longer than so many others are read when they end."""
+
 T = TypeVar("T")
 
 
 class Mirror:
     """`state` decides on placement. `aborting` are jobs whose attempt is to be stopped at a person's wish, `orphans`
     those whose executor was forgotten, `present` the executors that are not lost, `doubted` the jobs to be read again.
+    `at_hand` are the rows of the attempts that were written last, for the Ledger.
     """
 
     def __init__(self, strategy: Strategy) -> None:
         self.state = ClusterState(strategy)
         self.live: dict[UUID, LiveAttempt] = {}
+        self.at_hand: dict[UUID, Attempt] = {}
         self.aborting: set[UUID] = set()
         self.orphans: set[UUID] = set()
         self.present: set[str] = set()
@@ -111,6 +116,9 @@ class Mirror:
         job = attempt.job
         if attempt.finished_at is None:
             self._set_live(snapshot.live_of(attempt))
+            self.at_hand[job.id] = attempt
+            if len(self.at_hand) > MOST_AT_HAND:
+                del self.at_hand[next(iter(self.at_hand))]
         elif job.state == State.PENDING:
             self.set_waiting(snapshot.waiting_of(job), now)
         else:
@@ -229,6 +237,7 @@ class Mirror:
             heappush(self._due, (waiting.not_before, job_id))
 
     def _set(self, job_id: UUID, found: LiveAttempt | Waiting | None, now: datetime) -> None:
+        self.at_hand.pop(job_id, None)
         if isinstance(found, LiveAttempt):
             self._set_live(found)
         elif found is not None:
@@ -264,6 +273,7 @@ class Mirror:
 
     def _end(self, job_id: UUID) -> None:
         """The job has no live attempt."""
+        self.at_hand.pop(job_id, None)
         if self.live.pop(job_id, None) is not None:
             self.aborting.discard(job_id)
             self.orphans.discard(job_id)

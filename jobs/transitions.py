@@ -8,7 +8,7 @@ something twice changes nothing.
 
 import json
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
@@ -27,16 +27,13 @@ from jobs.models import Attempt, ContainerSettings, Job
 from jobs.scheduling.placement import Placement
 
 # What a change to a row needs to know of it, and what it may write. Fewer columns cost less on either side.
-_JOB_TO_PLACE = [
-    "id", "name", "image", "command", "env", "working_dir", "cpu_millicores", "memory_bytes", "timeout_seconds",
-    "state", "attempt_number", "abort_requested_at",
-]  # fmt: skip
 _JOB_PLACED = ["state", "reason", "reason_text", "exit_code", "attempt_number", "executor", "not_before"]
 _JOB_LIVE = [
     "id", "state", "reason", "reason_text", "exit_code", "submitted_at", "started_at", "finished_at", "not_before",
     "abort_requested_at", "retries_used", "platform_failures", "max_retries", "at_most_once", "cpu_millicores",
     "memory_bytes", "timeout_seconds", "executor_id", "priority", "shape", "gpu_type", "gpu_count", "labels",
 ]  # fmt: skip
+_JOB_TO_PLACE = [*_JOB_LIVE, "name", "image", "command", "env", "working_dir", "attempt_number"]
 _JOB_CHANGED = [
     "state", "reason", "reason_text", "exit_code", "started_at", "finished_at", "retries_used", "platform_failures",
     "not_before",
@@ -49,6 +46,8 @@ _ATTEMPT_LIVE = [
     "id", "job_id", "number", "executor_id", "executor_name", "gpu_indices", "placed_at", "start_command",
     *_ATTEMPT_CHANGED,
 ]  # fmt: skip
+_CHECKED = ["id", "executor_id", "state", "stop_command"]
+"""What would differ of an attempt at hand if anybody else had written it: forgetting an executor, or a newer leader."""
 _NEW_ATTEMPT = {field.attname: field.get_default() for field in Attempt._meta.concrete_fields}
 
 _STOPPED_FOR = {"timeout": EndReason.TIMEOUT, "start_timeout": EndReason.START_TIMEOUT}
@@ -106,11 +105,16 @@ class Outcome:
 
 
 class Ledger:
-    """The jobs and live attempts that a transaction of the scheduler changes. `outcome` is for after its commit."""
+    """The jobs and live attempts that a transaction of the scheduler changes. `outcome` is for after its commit.
 
-    def __init__(self, now: datetime) -> None:
+    `at_hand` are live attempts, by job, as the leader's own transactions left them: those are locked and looked at for
+    what others may have changed, and not read again. Whoever rolls back what was done here forgets them.
+    """
+
+    def __init__(self, now: datetime, at_hand: Mapping[UUID, Attempt] | None = None) -> None:
         self.now = now
         self.outcome = Outcome()
+        self._at_hand = at_hand or {}
         self._live: dict[UUID, Attempt] = {}
         self._dirty: dict[UUID, Attempt] = {}
         self._settings: list[ContainerSettings] = []
@@ -119,10 +123,24 @@ class Ledger:
     def load(self, which: Q) -> list[Attempt]:
         """Lock and return the live attempts that `which` (over Attempt) selects, with their jobs."""
         self.write()
-        rows = Attempt.objects.filter(which, finished_at__isnull=True).order_by("job_id").select_for_update()
-        attempts = list(read_with(rows, _ATTEMPT_LIVE, "job", _JOB_LIVE))
+        live = Attempt.objects.filter(finished_at__isnull=True).order_by("job_id")
+        rows = live.filter(which).select_for_update()
+        found: dict[UUID, Attempt | None] = {}
+        for job_id, aborted_at, *known in rows.values_list("job_id", "job__abort_requested_at", *_CHECKED):
+            attempt = found[job_id] = self._as_known(job_id, known)
+            if attempt is not None:
+                attempt.job.abort_requested_at = aborted_at
+        unknown = [job_id for job_id, attempt in found.items() if attempt is None]
+        if unknown:
+            read = read_with(live.filter(one_of("job_id", unknown)), _ATTEMPT_LIVE, "job", _JOB_LIVE)
+            found.update((attempt.job_id, attempt) for attempt in read)
+        attempts = [attempt for attempt in found.values() if attempt is not None]
         self._live.update((attempt.job_id, attempt) for attempt in attempts)
         return attempts
+
+    def _as_known(self, job_id: UUID, found: list[Any]) -> Attempt | None:
+        attempt = self._at_hand.get(job_id)
+        return attempt if attempt is not None and [getattr(attempt, name) for name in _CHECKED] == found else None
 
     def find(self, job_id: UUID, number: int, executor_id: str) -> Attempt | None:
         """The loaded attempt of this name on this executor, if it is the job's current one and live."""

@@ -61,6 +61,24 @@ def contents(mirror: Mirror) -> dict[str, Any]:
     }
 
 
+OTHERS_WRITE = {"abort_requested_at", "executor_id"}
+"""Of a live job and its attempt, what people change; it is looked at before an attempt at hand is used."""
+
+
+def at_hand(mirror: Mirror, told_by: str) -> dict[UUID, dict[str, Any]]:
+    """The columns of the attempts at hand and of their jobs, as they are `known` or as their `rows` are."""
+    columns: dict[UUID, dict[str, Any]] = {}
+    for attempt in mirror.at_hand.values():
+        row = Attempt.objects.select_related("job").get(id=attempt.id) if told_by == "rows" else attempt
+        columns[attempt.job_id] = {
+            f"{instance._meta.model_name}.{field.attname}": vars(told)[field.attname]
+            for instance, told in ((attempt, row), (attempt.job, row.job))
+            for field in instance._meta.concrete_fields
+            if field.attname in vars(instance) and field.attname not in OTHERS_WRITE
+        }
+    return columns
+
+
 # --- Any history -------------------------------------------------------------------------------------------------
 
 
@@ -178,6 +196,7 @@ class Histories(RuleBasedStateMachine):
         settle(self.leader)
         if not self.wakes_lost:
             assert contents(remembered(self.leader)) == contents(read_anew())
+            assert at_hand(remembered(self.leader), "known") == at_hand(remembered(self.leader), "rows")
 
     @rule()
     def a_round_is_audited(self) -> None:
@@ -186,6 +205,7 @@ class Histories(RuleBasedStateMachine):
             settle(self.leader)
         self.wakes_lost = False
         assert contents(remembered(self.leader)) == contents(read_anew())
+        assert at_hand(remembered(self.leader), "known") == at_hand(remembered(self.leader), "rows")
 
     def teardown(self) -> None:
         transaction.set_rollback(True)
@@ -351,3 +371,25 @@ def test_the_lease_is_kept_while_much_is_read(
     monkeypatch.setattr(snapshot, "executors_after", slowly)
     new_leader(clock).run_pass()
     assert len(kept) >= 2
+
+
+def test_attempts_end_as_well_where_they_are_no_longer_at_hand(
+    leader: Scheduler, node: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tracking, "MOST_AT_HAND", 1)
+    jobs = [run(leader, node, cpu_millicores=100), run(leader, node, cpu_millicores=100)]
+    assert len(remembered(leader).at_hand) == 1
+    for job in jobs:
+        node.finished(job)
+    settle(leader)
+    assert [fresh(job).state for job in jobs] == ["SUCCEEDED", "SUCCEEDED"]
+    assert not remembered(leader).at_hand
+
+
+def test_an_attempt_at_hand_that_somebody_else_changed_is_read_again(leader: Scheduler, node: Node) -> None:
+    job = run(leader, node, max_retries=1)
+    Attempt.objects.update(stop_command=7, stop_why="timeout")
+    node.finished(job, "stopped", exit_code=137)
+    settle(leader)
+    attempt = Attempt.objects.get(job=job, number=1)
+    assert (attempt.reason, attempt.stop_command) == ("timeout", 7)
