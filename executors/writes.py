@@ -150,16 +150,12 @@ def _execute_apart(connection: BaseDatabaseWrapper, statement: str, parameters: 
 
 def _texts(field: "Field[Any, Any]", values: list[Any]) -> Column:
     """Texts, numbers, times, ids, booleans and JSON as PostgreSQL reads them; a single one where all are the same."""
-    first = values[0]
+    if _alike(field, values):
+        values = values[:1]
     if isinstance(field, JSONField):
-        # Of filled ones the texts are compared: [1] equals [True] and is written otherwise.
-        if not first and not any(values) and {type(value) for value in values} == {type(first)}:
-            values = [first]
         texts: Column = [None if value is None else json.dumps(value, cls=field.encoder) for value in values]
         return texts[:1] if texts.count(texts[0]) == len(texts) else texts
-    if values[-1] == first and values.count(first) == len(values):
-        values = [first]
-    if isinstance(first, UUID):
+    if isinstance(values[0], UUID):
         return [value if value is None else value.hex for value in values]
     return [value if value is None or type(value) is str else str(value) for value in values]
 
@@ -215,12 +211,25 @@ def _update_one_by_one(
 def _execute_for_each(
     connection: BaseDatabaseWrapper, statement: str, columns: "Sequence[tuple[Field[Any, Any], list[Any]]]"
 ) -> None:
-    prepared = [[field.get_db_prep_save(value, connection) for value in values] for field, values in columns]
+    prepared = [
+        [field.get_db_prep_save(values[0], connection)] * len(values)
+        if _alike(field, values)
+        else [field.get_db_prep_save(value, connection) for value in values]
+        for field, values in columns
+    ]
     with connection.cursor() as cursor:
         cursor.executemany(statement, list(zip(*prepared, strict=True)))
 
 
 # --- Both --------------------------------------------------------------------------------------------------------
+
+
+def _alike(field: "Field[Any, Any]", values: list[Any]) -> bool:
+    """Whether all are written alike. Of JSON it is said of what is empty only: [1] equals [True], written otherwise."""
+    first = values[0]
+    if isinstance(field, JSONField):
+        return not first and not any(values) and {type(value) for value in values} == {type(first)}
+    return bool(values[-1] == first) and values.count(first) == len(values)
 
 
 def _quoted(connection: BaseDatabaseWrapper, name: str | None) -> str:
