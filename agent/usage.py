@@ -28,6 +28,8 @@ MOST_A_SECOND = 25
 """Containers looked at in a second: of many at once each is looked at less often, so that they cost little together."""
 SPREAD = 200
 """A container's samples are this part of its age apart: those of a month are a few thousand, closest at its start."""
+MOST_PROCESSES = 64
+"""Of one container that are looked at, one by one, where its cgroup does not tell."""
 
 CGROUPS = Path("/sys/fs/cgroup")
 
@@ -110,8 +112,9 @@ def _read_v2(folder: Path) -> Reading:
     used = max(0, memory - _table(folder / "memory.stat")["inactive_file"])
     highest = _number(peak) if peak.exists() else used
     cpu = _table(folder / "cpu.stat")["usage_usec"] / 1e6
-    network, disk = _network(folder / "cgroup.procs"), _disk_v2(folder / "io.stat")
-    return Reading(cpu, used, max(used, highest), *network, *disk)
+    procs = folder / "cgroup.procs"
+    disk = _disk_v2(folder / "io.stat") or _disk_of_processes(procs)
+    return Reading(cpu, used, max(used, highest), *_network(procs), *disk)
 
 
 def _read_v1(root: Path, container_id: str) -> Reading:
@@ -119,8 +122,9 @@ def _read_v1(root: Path, container_id: str) -> Reading:
     used = max(0, _number(folder / "memory.usage_in_bytes") - _table(folder / "memory.stat")["total_inactive_file"])
     cpu = _number(root / "cpuacct" / "docker" / container_id / "cpuacct.usage") / 1e9
     highest = max(used, _number(folder / "memory.max_usage_in_bytes"))
+    procs = folder / "cgroup.procs"
     disk = _disk_v1(root / "blkio" / "docker" / container_id / "blkio.throttle.io_service_bytes")
-    return Reading(cpu, used, highest, *_network(folder / "cgroup.procs"), *disk)
+    return Reading(cpu, used, highest, *_network(procs), *(disk or _disk_of_processes(procs)))
 
 
 def _network(procs: Path) -> tuple[int | None, int | None]:
@@ -134,24 +138,44 @@ def _network(procs: Path) -> tuple[int | None, int | None]:
     return sum(int(row[0]) for row in counters), sum(int(row[8]) for row in counters)
 
 
-def _disk_v2(file: Path) -> tuple[int | None, int | None]:
-    """Bytes read and written on all devices, from lines such as `8:0 rbytes=1 wbytes=2 rios=3 …`."""
+def _disk_v2(file: Path) -> tuple[int, int] | None:
+    """Bytes read and written on all devices, from lines such as `8:0 rbytes=1 wbytes=2 rios=3 …`; None where the
+    controller is not on."""
     try:
         words = file.read_text().split()
     except OSError:
-        return None, None
+        return None
     read = sum(int(word.removeprefix("rbytes=")) for word in words if word.startswith("rbytes="))
     return read, sum(int(word.removeprefix("wbytes=")) for word in words if word.startswith("wbytes="))
 
 
-def _disk_v1(file: Path) -> tuple[int | None, int | None]:
-    """The same from lines such as `8:0 Read 1`."""
+def _disk_v1(file: Path) -> tuple[int, int] | None:
+    """The same from lines such as `8:0 Read 1`; None where nothing is counted: newer kernels, such as
+    6.18, count here only what a throttle of the same cgroup concerns."""
     try:
         rows = [line.split() for line in file.read_text().splitlines()]
     except OSError:
-        return None, None
+        return None
     read = sum(int(row[2]) for row in rows if row[1:2] == ["Read"])
-    return read, sum(int(row[2]) for row in rows if row[1:2] == ["Write"])
+    written = sum(int(row[2]) for row in rows if row[1:2] == ["Write"])
+    return (read, written) if read or written else None
+
+
+def _disk_of_processes(procs: Path) -> tuple[int | None, int | None]:
+    """The same as the kernel counts it for each process, with what those had that it waited for; a process that nobody
+    waited for is left out. None where that may not be read, or there are too many."""
+    files = []
+    try:
+        pids = procs.read_text().split()
+        for pid in pids if len(pids) <= MOST_PROCESSES else []:
+            with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # it has just ended
+                files.append(Path(f"/proc/{pid}/io").read_text())
+    except OSError:
+        return None, None
+    tables = [dict(line.split(": ") for line in file.splitlines()) for file in files]
+    if not tables:
+        return None, None
+    return sum(int(table["read_bytes"]) for table in tables), sum(int(table["write_bytes"]) for table in tables)
 
 
 def _number(path: Path) -> int:

@@ -84,6 +84,22 @@ def test_the_kernel_and_the_engine_say_the_same_of_a_container(
         container.remove(force=True)
 
 
+def test_what_a_container_wrote_is_counted_whatever_its_cgroup_says_also_by_processes_that_ended(
+    docker_client: docker.DockerClient, test_image: str
+) -> None:
+    script = "dd if=/dev/zero of=/big bs=1M count=8 conv=fsync; echo written; sleep 60"
+    container = docker_client.containers.run(test_image, ["sh", "-c", script], detach=True)
+    try:
+        assert any(b"written" in line for line in container.logs(stream=True, follow=True))
+        reading = read_cgroup(str(container.id))
+        if reading is None:
+            pytest.skip(f"THE CGROUP FILES OF CONTAINERS ARE NOT UNDER {CGROUPS}, so nothing was counted")
+        assert reading.written_bytes is not None
+        assert 8 * MB <= reading.written_bytes < 10 * MB
+    finally:
+        container.remove(force=True)
+
+
 @pytest.mark.parametrize("said", [None, {}, {"memory_stats": None}, {"memory_stats": {}}])
 def test_an_engine_that_says_nothing_of_a_container_that_just_ended_gives_no_reading(
     said: dict[str, Any] | None,
