@@ -1,4 +1,8 @@
-"""Containers that Docker began to remove and could not: `dead`. Their file system holds something immutable."""
+"""Containers that Docker removes (`removing`) or could not remove (`dead`).
+
+A dead one is had from the real engine by something immutable in its file system. To be found while it is removed is a
+matter of luck, so that engine is played.
+"""
 
 import contextlib
 import os
@@ -11,8 +15,11 @@ from typing import Any
 import docker
 import pytest
 
-from agent.protocol import AttemptRunning
-from tests.agent.harness import AgentProcess, wait_for
+from agent.containers import LABEL_EXECUTOR
+from agent.protocol import AttemptRunning, StartAttempt
+from agent.state import Record, State
+from tests.agent.harness import MB, AgentProcess, wait_for
+from tests.agent.played_engine import CONTAINER, REMOVING, played_engine
 from tests.agent.test_recovery import accept_without_starting
 
 pytestmark = pytest.mark.docker
@@ -118,3 +125,42 @@ def test_a_left_over_that_cannot_be_removed_holds_up_no_other(
     unstick()
     wait_for(lambda: not agent.containers(docker_client))
     assert "Traceback" not in agent.log
+
+
+@pytest.mark.parametrize(
+    ("started_at", "reason", "exit_code"),
+    [
+        pytest.param(REMOVING["State"]["StartedAt"], "exit_nonzero", 3, id="ran"),
+        pytest.param("0001-01-01T00:00:00Z", "container_gone", None, id="never ran"),
+    ],
+)
+def test_an_attempt_whose_container_is_being_removed_ends_as_docker_says(
+    make_agent: Callable[..., AgentProcess], tmp_path: Path, started_at: str, reason: str, exit_code: int | None
+) -> None:
+    with played_engine(tmp_path / "docker.sock") as engine:
+        agent = make_agent(DOCKER_HOST=f"unix://{tmp_path}/docker.sock")
+        agent.kill()
+        start = StartAttempt(
+            seq=1,
+            job_id="0190a000-0000-7000-8000-000000000001",
+            attempt=1,
+            image="i",
+            command=[],
+            cpu_millicores=500,
+            memory_bytes=64 * MB,
+            timeout_seconds=120,
+        )
+        state = State(agent.directory / "state", "test")
+        state.save(Record(start, CONTAINER))
+        state.close()
+        engine.container = {
+            **REMOVING,
+            "State": {**REMOVING["State"], "StartedAt": started_at},
+            "Config": {**REMOVING["Config"], "Labels": {LABEL_EXECUTOR: agent.id}},
+        }
+        agent.start()
+        finished = agent.finished(start)
+        assert (finished.reason, finished.exit_code) == (reason, exit_code)
+        assert not agent.events(AttemptRunning, start)
+        wait_for(lambda: not list((agent.directory / "state" / "attempts").iterdir()), what="the attempt's end")
+        assert "Traceback" not in agent.log
