@@ -20,7 +20,7 @@ import redis
 from django.conf import settings
 from django.db import Error as DatabaseFailure
 from django.db import transaction
-from django.db.models import F
+from django.db.models import F, Max, Q
 
 from agent.protocol import ARCHIVE_AFTER_BYTES, ARCHIVE_AFTER_SECONDS
 from executors import broker
@@ -136,15 +136,17 @@ def delete_doubtful(client: redis.Redis, most: int = 500) -> bool:
 
 
 def _known(due: Iterable[str]) -> dict[str, tuple[LogArchive, int, bool]]:
-    """How far the archive of each job is, the number of its last attempt, and whether it has ended; only jobs that
-    exist."""
+    """How far the archive of each job is, the number of its last attempt (of an ended job: of the last with a
+    container, which alone can have printed), and whether it has ended; only jobs that exist."""
     ids = {str(job_id): job_id for text in due if (job_id := as_job_id(text))}
     archives = {str(log.job_id): log for log in LogArchive.objects.filter(job_id__in=ids.values())}
-    existing = Job.objects.filter(id__in=ids.values()).values_list("id", "attempt_number", "state")
-    return {
-        str(job_id): (archives.get(str(job_id)) or LogArchive(job_id=job_id), last_attempt, State(state) in FINAL)
-        for job_id, last_attempt, state in existing
-    }
+    printed = Max("attempts__number", filter=~Q(attempts__container_id=""))
+    existing = Job.objects.filter(id__in=ids.values()).annotate(printed=printed)
+    known = {}
+    for job_id, number, with_container, state in existing.values_list("id", "attempt_number", "printed", "state"):
+        log, final = archives.get(str(job_id)) or LogArchive(job_id=job_id), State(state) in FINAL
+        known[str(job_id)] = log, (with_container or 0) if final else number, final
+    return known
 
 
 def _take_or_postpone(client: redis.Redis, job_id: str, log: LogArchive, last_attempt: int, final: bool) -> Take | None:

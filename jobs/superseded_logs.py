@@ -58,15 +58,16 @@ return 1
 def may_be_archived(client: redis.Redis, log: LogArchive, last_attempt: int, final: bool) -> bool:
     """Whether what Redis has of the log is to be archived now; False: it is looked at again when it is due.
 
-    `last_attempt` is the newest attempt's number, `final` whether the job has ended. Raises redis.RedisError.
+    `last_attempt` is the number of the newest attempt that may have printed, `final` whether the job has ended. Raises
+    redis.RedisError.
     """
-    if last_attempt < 2:
+    passed = max(map(int, log.begins), default=0)
+    if max(last_attempt, passed) < 2:
         return True
     job_id = str(log.job_id)
     log_keys = [keys().job_logs(job_id), keys().job_logs_meta(job_id), keys().logs_to_archive]
     found = client.hmget(log_keys[1], "attempt", "complete", "shipped", "gave_way", "anew")
     attempt, complete, shipped, gave_way, anew = (int(value or 0) for value in found)
-    passed = max(map(int, log.begins), default=0)
     begin = log.begins.get(str(passed), 0)
     if 0 < attempt < passed and log.lines >= begin:
         client.eval(_GIVE_WAY, 3, *log_keys, job_id, attempt, passed, begin, log.lines)

@@ -19,7 +19,7 @@ from jobs.archive import ArchiveUnavailable
 from jobs.archiver import archive_due, delete_doubtful
 from jobs.lifecycle import State
 from jobs.logs import read_log
-from jobs.models import Job, LogArchive, LogChunk
+from jobs.models import Attempt, Job, LogArchive, LogChunk
 from tests.jobs.log_parts import append, archive_all, line, make_job, spans, whole_log, write, writing
 
 
@@ -336,7 +336,23 @@ def test_of_attempts_written_anew_one_after_the_other_none_loses_a_line(job: Job
     assert whole_log(redis_client, job) == lines(125)
 
 
+def test_an_attempt_that_never_had_a_container_is_not_missing_from_the_log(
+    job: Job, redis_client: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    later(monkeypatch)
+    write(job, lines(10), complete=True)
+    ended_with_attempt(job, 2)
+    Attempt.objects.filter(job=job, number=2).update(container_id="")
+    archive_all(redis_client)
+    assert whole_log(redis_client, job) == lines(10)
+
+
 def ended_with_attempt(job: Job, number: int) -> None:
+    now = timezone.now()
+    for n in range(1, number + 1):
+        attempt = Attempt(job=job, number=n, container_id=f"c{n}", start_command=n, state=State.FAILED)
+        attempt.placed_at = attempt.finished_at = now
+        attempt.save()
     Job.objects.filter(id=job.id).update(state=State.SUCCEEDED, attempt_number=number, finished_at=timezone.now())
 
 
