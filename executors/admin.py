@@ -14,6 +14,7 @@ class EventInline(admin.TabularInline):
     """The newest events; written where they happen, never here."""
 
     model = ExecutorEvent
+    template = "admin/rows.html"
     fields = ["at", "kind", "text", "by"]
     readonly_fields = ["at", "kind", "text", "by"]
     extra = 0

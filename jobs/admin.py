@@ -33,6 +33,7 @@ class ReadOnly:
 
 class AttemptInline(ReadOnly, admin.TabularInline):
     model = Attempt
+    template = "admin/rows.html"
     extra = 0
     fields = ["number", "state", "executor_name", "gpu_indices", "placed_at", "started_at", "finished_at", "exit_code"]
     ordering = ["-number"]
