@@ -1,4 +1,7 @@
-"""What script/test does once .venv exists: what the tests need, the linters, the tests on PostgreSQL and on SQLite."""
+"""What script/test does once .venv exists: what the tests need, the linters, the tests on PostgreSQL and on SQLite.
+
+Those with containers mostly wait, so they run beside the others; those with a browser run alone, as they look at time.
+"""
 
 import os
 import shutil
@@ -6,9 +9,11 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
-from contextlib import ExitStack, suppress
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
+from typing import IO
 
 from script import packages
 from script.console import Problem, say
@@ -37,6 +42,7 @@ CHECKS: tuple[tuple[str, list[str | Path]], ...] = (
 )
 
 POSTGRESQL_TESTS = ("tests/jobs", "tests/executors")
+BROWSER_TESTS = "tests/e2e"
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -55,7 +61,7 @@ def main(arguments: Sequence[str]) -> int:
             say(f"NO DOCKER ENGINE: the tests that need one are skipped, and prove nothing. {problem}")
         if arguments:
             return _pytest(arguments)
-        return _run_on_postgresql() or _pytest(())
+        return _run_everything(scratch)
 
 
 def _checks_pass() -> bool:
@@ -82,29 +88,64 @@ def _install_what_is_missing() -> None:
         say(str(problem))
 
 
+def _run_everything(scratch: Path) -> int:
+    """0 where all passed, else the exit code of the first run that did not."""
+    but_browser = f"--ignore={BROWSER_TESTS}"
+    output = scratch / "docker-tests"
+    with output.open("wb") as file, _running(("-m", "docker", "tests", but_browser), file) as beside:
+        results = [_run_on_postgresql()]
+        say("Tests without Docker")
+        results.append(_pytest(("-m", "not docker", "tests", but_browser)))
+        say("Tests with Docker, which have run beside those")
+        results.append(_show(beside, output))
+    say("Tests with a browser")
+    results.append(_pytest((BROWSER_TESTS,)))
+    return next(filter(None, results), 0)
+
+
 def _run_on_postgresql() -> int:
     """pytest's exit code; 0 where there is no PostgreSQL to run on."""
     try:
         with private_postgresql("fsync=off") as server:
             say(f"Tests on PostgreSQL: {' '.join(POSTGRESQL_TESTS)}")
-            return _pytest(("-m", "not docker", *POSTGRESQL_TESTS), DATABASE_URL=server.url)
+            return _pytest(("-m", "database and not docker", *POSTGRESQL_TESTS), DATABASE_URL=server.url)
     except Problem as problem:
         say(f"NO POSTGRESQL: nothing was tested on it. {problem}")
         return 0
 
 
 def _pytest(arguments: Sequence[str], **env: str) -> int:
-    process = subprocess.Popen([sys.executable, "-m", "pytest", *arguments], env={**os.environ, **env})
-    try:
+    with _running(arguments, None, **env) as process:
         return process.wait()
-    except BaseException:
+
+
+def _show(process: subprocess.Popen[bytes], output: Path) -> int:
+    """What the process has written and still writes to `output`, until it ends; its exit code."""
+    with output.open("rb") as file:
+        ended = False
+        while not ended:
+            ended = process.poll() is not None
+            sys.stdout.buffer.write(file.read())
+            sys.stdout.buffer.flush()
+            time.sleep(0 if ended else 0.5)
+    return process.returncode
+
+
+@contextmanager
+def _running(arguments: Sequence[str], output: IO[bytes] | None, **env: str) -> Iterator[subprocess.Popen[bytes]]:
+    """pytest, which ends when the context does."""
+    command = [sys.executable, "-m", "pytest", *arguments]
+    process = subprocess.Popen(command, env={**os.environ, **env}, stdout=output, stderr=output)
+    try:
+        yield process
+    finally:
         # Ctrl-C reaches pytest too, which then tells what it had done so far; a kill reaches only us.
-        with suppress(ProcessLookupError):
-            process.terminate()
-        with suppress(subprocess.TimeoutExpired):
-            process.wait(30)
-        process.kill()
-        raise
+        if process.poll() is None:
+            with suppress(ProcessLookupError):
+                process.terminate()
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(30)
+            process.kill()
 
 
 if __name__ == "__main__":

@@ -22,7 +22,7 @@ import pytest
 import redis
 
 from agent.protocol import Keys
-from tests.parts import free_port, start_redis
+from tests.parts import free_port, start_redis, write_database
 
 ROOT = Path(__file__).resolve().parent.parent
 FINAL = {"SUCCEEDED", "FAILED", "ABORTED"}
@@ -77,7 +77,10 @@ class Cluster:
 
     def __enter__(self) -> Self:
         self.start_redis()
-        subprocess.run([sys.executable, "manage.py", "migrate", "-v0"], cwd=ROOT, env=self.env, check=True)
+        if "DATABASE_URL" in self.env:
+            subprocess.run([sys.executable, "manage.py", "migrate", "-v0"], cwd=ROOT, env=self.env, check=True)
+        else:
+            write_database(self.directory / "var" / "db.sqlite3")
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:

@@ -32,11 +32,13 @@ def no_connection_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 SLOW_LAST = ("e2e", "faults")
+DATABASE = {"db", "transactional_db"}
+"""Fixtures by which a test gets at the database."""
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Marks what needs Docker, and runs the quick tests first: what is wrong shows early."""
+    """Marks what needs Docker or this process's database, and runs the quick tests first: what is wrong shows early."""
 
     def slowness(item: pytest.Item) -> int:
         folder = item.path.parent.name
@@ -47,6 +49,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if "docker_client" in getattr(item, "fixturenames", ()):
             item.add_marker("docker")
+        if item.get_closest_marker("django_db") or DATABASE & set(getattr(item, "fixturenames", ())):
+            item.add_marker("database")
     items.sort(key=slowness)
 
 

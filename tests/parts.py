@@ -1,13 +1,19 @@
-"""The real parts that tests and benchmarks start: a Redis and a registry of their own."""
+"""The parts that tests and benchmarks start, each of their own: a Redis, a registry, a database with its tables."""
 
+import functools
+import os
 import shutil
 import socket
 import subprocess
+import sys
+import tempfile
 import time
 from pathlib import Path
 
 import httpx
 import redis
+
+ROOT = Path(__file__).resolve().parent.parent
 
 
 def free_port() -> int:
@@ -52,3 +58,19 @@ def start_registry(directory: Path, port: int, more: str = "") -> subprocess.Pop
         except httpx.TransportError:
             assert time.monotonic() < deadline, "the registry did not start"
             time.sleep(0.02)
+
+
+def write_database(path: Path) -> None:
+    """An SQLite database with all tables and no rows. Made once a process, as that takes a second."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(_empty_database())
+
+
+@functools.cache
+def _empty_database() -> bytes:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "db.sqlite3")
+        env = {**os.environ, "VAR_DIR": folder, "LOG_DIR": folder, "DATABASE_URL": f"sqlite:///{path}"}
+        command = [sys.executable, "manage.py", "migrate", "-v0", "--skip-checks"]
+        subprocess.run(command, cwd=ROOT, env=env, check=True)
+        return path.read_bytes()

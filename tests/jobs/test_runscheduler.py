@@ -14,7 +14,7 @@ import redis
 
 from agent.protocol import FIELD, Hello, Keys, PassRequest, encode
 from tests.cluster import wait_for
-from tests.parts import free_port, start_redis
+from tests.parts import free_port, start_redis, write_database
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 
@@ -108,7 +108,7 @@ class Schedulers:
 def schedulers(tmp_path: Path) -> Iterator[Schedulers]:
     schedulers = Schedulers(tmp_path)
     schedulers.start_redis()
-    schedulers.migrate()
+    write_database(tmp_path / "db.sqlite3")
     yield schedulers
     schedulers.close()
 
