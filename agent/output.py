@@ -115,9 +115,13 @@ class Batcher:
         if self._size >= self._full_bytes // 2:
             self._full.set()
 
+    @property
+    def is_full(self) -> bool:
+        return self._size >= self._full_bytes
+
     async def room(self) -> None:
         """Wait while the buffer is full."""
-        while self._size >= self._full_bytes:
+        while self.is_full:
             self._room.clear()
             await self._room.wait()
 
@@ -315,11 +319,12 @@ class Output:
             if self._read_bytes > MUCH and batcher.first:
                 self._first = self._first or batcher.first.decode()
                 self._keep_first(self._first)
-            try:
-                async with asyncio.timeout(LONGEST_HOLD if live else None):
-                    await batcher.room()
-            except TimeoutError:
-                raise Stalled from None
+            if batcher.is_full:
+                try:
+                    async with asyncio.timeout(LONGEST_HOLD if live else None):
+                        await batcher.room()
+                except TimeoutError:
+                    raise Stalled from None
 
     def _check_beginning(self, payload: bytes) -> None:
         """Raises Rotated where this is not the first line that there was."""

@@ -54,7 +54,8 @@ def private_redis(directory: Path) -> Iterator[str]:
     directory.mkdir(parents=True, exist_ok=True)
     port = SEED_PORT if _is_free(SEED_PORT) else free_port()
     command = [binary, "--port", str(port), "--bind", "127.0.0.1", "--dir", str(directory)]
-    command += ["--appendonly", "yes", "--save", "", "--logfile", str(directory / "redis.log")]
+    command += ["--appendonly", "yes", "--save", "", "--auto-aof-rewrite-min-size", "512mb"]
+    command += ["--logfile", str(directory / "redis.log")]
     with running(command) as process:
         _wait_until_it_answers(process, port, directory / "redis.log")
         say(f"Redis: a private one on port {port}, data in {directory}")

@@ -101,7 +101,9 @@ class Cluster:
         if empty:
             shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(exist_ok=True)
-        self.processes["redis"] = start_redis(folder, self.redis_port, "--appendonly", "yes")
+        self.processes["redis"] = start_redis(
+            folder, self.redis_port, "--appendonly", "yes", "--auto-aof-rewrite-min-size", "512mb"
+        )
 
     def start_web(self, **env: str) -> None:
         """Returns when the server answers."""
