@@ -258,7 +258,7 @@ def test_nothing_moves_while_a_page_loads_and_lives(
 
 
 @pytest.mark.parametrize("name", OURS)
-def test_scripts_and_styles_of_a_page_are_light(
+def test_scripts_and_styles_of_a_page_are_light_and_it_has_one_socket_at_most(
     browser: Browser, cluster: Cluster, addresses: dict[str, str], name: str
 ) -> None:
     sizes: dict[str, int] = {}
@@ -268,11 +268,14 @@ def test_scripts_and_styles_of_a_page_are_light(
         if response and (request.resource_type in ("script", "stylesheet") or request.url.endswith((".css", ".js"))):
             sizes[request.url] = len(gzip.compress(response.body()))
 
+    sockets: list[str] = []
     with page_of(browser, cluster.url, "404") as page:
         page.on("requestfinished", weigh)
+        page.on("websocket", lambda socket: sockets.append(socket.url))
         page.goto(addresses.get(name, name))
         page.wait_for_load_state("networkidle")
         assert sum(sizes.values()) <= MAX_KILOBYTES * 1024, sizes
+        assert len(sockets) == page.locator("[data-socket]").count() <= 1, sockets
 
 
 def test_motion_is_reduced_where_one_asks_for_it(browser: Browser, cluster: Cluster) -> None:

@@ -3,13 +3,12 @@
 import gzip
 import re
 from collections.abc import Iterator
-from pathlib import Path
 
 import docker
 import pytest
 from playwright.sync_api import Browser, Page, expect
 
-from tests.cluster import ROOT, Cluster, wait_for
+from tests.cluster import Cluster, wait_for
 from tests.e2e.browser import page_of
 
 pytestmark = [pytest.mark.docker, pytest.mark.browser]
@@ -122,6 +121,16 @@ def test_what_needs_attention_stands_on_top_and_leads_there(page: Page, demo: Cl
     expect(page.locator("#job-list")).to_contain_text("nightly-migration")
 
 
+def test_jobs_that_wait_too_long_are_said_and_listed(page: Page) -> None:
+    page.goto("/")
+    line = page.locator("#dashboard-attention li", has_text="have waited over 5 minutes, the oldest since")
+    line.get_by_role("link", name=re.compile(r"^\d+ jobs$")).click()
+    expect(page).to_have_url(re.compile(r"/jobs/\?state=PENDING$"))
+    states = page.locator("#job-list tbody .badge")
+    expect(states.first).to_have_text("Pending")
+    assert set(states.all_inner_texts()) == {"Pending"}
+
+
 def test_a_cordon_shows_on_the_map_without_a_reload(page: Page, demo: Cluster) -> None:
     page.goto("/")
     expect(page.locator("#live-status")).to_have_text("Live")
@@ -155,8 +164,9 @@ def test_scripts_and_styles_of_a_page_stay_small(page: Page, demo: Cluster) -> N
         fetched.clear()
         page.goto(address)
         expect(page.locator("#live-status")).to_have_text("Live")
-        files = [url.split("/static/")[1] for url in fetched if url.endswith((".js", ".css"))]
-        size = sum(len(gzip.compress(Path(ROOT, "static", file).read_bytes())) for file in files)
+        files = [page.request.get(url) for url in fetched if url.endswith((".js", ".css"))]
+        assert len(files) > 10
+        size = sum(len(gzip.compress(file.body())) for file in files)
         assert size < 150_000, (address, size)
 
 

@@ -13,6 +13,9 @@ from tests.e2e.browser import page_of
 
 pytestmark = [pytest.mark.docker, pytest.mark.browser]
 
+LONG = "trap exit TERM; sleep 300 & wait"
+"""Runs until it is asked to end, and ends then."""
+
 
 @pytest.fixture(scope="module")
 def cluster(whole_cluster: Cluster) -> Cluster:
@@ -40,7 +43,7 @@ def press(page: Page, button: str, confirm: str) -> None:
 
 
 def test_a_drain_waits_for_the_running_job_and_says_when_it_is_over(page: Page, cluster: Cluster, node: str) -> None:
-    job_id = cluster.shell("sleep 300", name="long-one")
+    job_id = cluster.shell(LONG, name="long-one")
     cluster.wait_status(job_id, "RUNNING")
     page.goto(node)
     expect(page.locator("#live-status")).to_have_text("Live")
@@ -49,11 +52,13 @@ def test_a_drain_waits_for_the_running_job_and_says_when_it_is_over(page: Page, 
     expect(head).to_contain_text("Draining, closed to new jobs")
     expect(head).to_contain_text("1 of 1 job still runs")
     expect(page.get_by_role("button", name="Drain…")).to_be_hidden()
+    expect(page.locator("#executor-running")).to_contain_text("long-one")
     later = cluster.shell("true")
     assert "closed to new jobs" in cluster.job(later)["waiting_reason"]
     cluster.api.post(f"/api/v1/jobs/{job_id}/abort")
     expect(head).to_contain_text("Drained: no job runs here")
     expect(page.locator("#executor-events")).to_contain_text("Drained")
+    expect(page.locator("#executor-recent")).to_contain_text("long-one")
     page.get_by_role("button", name="Resume").click()
     expect(head).not_to_contain_text("closed to new jobs")
     cluster.wait_final(later)
@@ -73,6 +78,43 @@ def test_a_cordon_is_asked_for_by_keyboard_and_can_be_called_off(page: Page, nod
     expect(page.locator("#executor-list tbody tr")).to_have_count(1)
     page.goto("/executors/?state=LOST")
     expect(page.locator("#executor-list")).to_contain_text("No executor matches")
+
+
+def test_the_same_is_done_in_djangos_admin(browser: Browser, cluster: Cluster, node: str) -> None:
+    executor_id, job_id = node.split("/")[2], cluster.shell(LONG, name="in-the-admin")
+    failed: list[str] = []
+
+    def act(action: str, said: str) -> None:
+        page.locator("#result_list tbody").get_by_role("checkbox").check()
+        page.get_by_label("Action:").select_option(label=action)
+        page.get_by_role("button", name="Go", exact=True).click()
+        expect(page.locator(".messagelist")).to_contain_text(said)
+
+    with page_of(browser, cluster.url) as page:
+        page.on("response", lambda answer: failed.append(answer.url) if answer.status >= 400 else None)
+        page.goto("/admin/")
+        page.get_by_role("link", name="Executors", exact=True).last.click()
+        page.get_by_label("Search").fill(cluster.tag)
+        page.get_by_role("button", name="Search").click()
+        expect(page.locator("#result_list tbody tr")).to_have_count(1)
+        act("Cordon: place nothing new", "1 cordoned.")
+        assert [item["schedulable"] for item in cluster.executors()] == [False]
+        page.locator("#changelist-filter").get_by_role("link", name="No", exact=True).click()
+        expect(page.locator("#result_list tbody tr")).to_have_count(1)
+        act("Drain: cordon, and wait for jobs to end", "1 draining.")
+        page.locator("#result_list tbody").get_by_role("link").click()
+        expect(page.locator("#events-group")).to_contain_text("Draining")
+        page.goto(f"/admin/executors/executor/?q={executor_id}")
+        act("Resume: take jobs again", "1 resumed.")
+        cluster.wait_status(job_id, "RUNNING")
+        page.goto("/admin/jobs/job/?q=in-the-admin")
+        page.locator("#changelist-filter").get_by_role("link", name="Running").click()
+        expect(page.locator("#result_list tbody tr")).to_have_count(1)
+        act("Abort the selected jobs", "1 asked to abort")
+        cluster.wait_final(job_id)
+        page.goto(f"/admin/jobs/job/{job_id}/change/")
+        expect(page.locator("#attempts-group")).to_contain_text(f"{cluster.tag}-a")
+    assert failed == []
 
 
 def test_labels_set_here_place_jobs_and_what_is_wrong_is_said_with_what_was_typed(

@@ -1,6 +1,8 @@
 """The page of one job in a real browser: its use over its life, its attempts, retry and link."""
 
 import re
+import socket
+import threading
 from collections.abc import Iterator
 
 import pytest
@@ -39,6 +41,34 @@ def test_use_is_drawn_while_a_job_runs_and_its_end_brings_advice(page: Page, clu
     expect(page.locator("#usage-advice")).to_contain_text("Asked for 1 GB of memory, peaked at")
     expect(use.locator("[data-chart=memory] .usage-now")).to_contain_text("at most")
     expect(use.locator("canvas")).to_have_count(0)
+
+
+def test_what_a_container_sends_and_writes_is_drawn(page: Page, cluster: Cluster) -> None:
+    with socket.create_server(("0.0.0.0", 0)) as sink:  # noqa: S104 - the container comes from another network
+        swallowing = threading.Thread(target=swallow, args=(sink,), daemon=True)
+        swallowing.start()
+        send = f"head -c 1000000 /dev/zero | nc $(ip route | awk '/default/ {{print $3}}') {sink.getsockname()[1]}"
+        write = "dd if=/dev/zero of=/tmp/$i bs=1M count=2 conv=fsync 2>/dev/null"
+        job_id = cluster.shell(f"for i in 1 2 3 4 5; do {send}; {write}; sleep 1; done; sleep 3")
+        page.goto(f"/jobs/{job_id}/")
+        use = page.locator("#job-usage")
+        for name, sent in (("network", r"\d\S* \wB and [45]\S* MB"), ("disk", r"and 10 MB")):
+            figure = use.locator(f"[data-chart={name}]")
+            expect(figure.locator("canvas")).to_be_visible()
+            expect(figure.locator(".usage-now")).to_have_text(re.compile(sent))
+        assert cluster.wait_final(job_id)["status"] == "SUCCEEDED"
+
+
+def swallow(listener: socket.socket) -> None:
+    """Take what containers send, and say nothing."""
+    while True:
+        try:
+            connection, _ = listener.accept()
+        except OSError:
+            return
+        with connection:
+            while connection.recv(65536):
+                pass
 
 
 def test_a_job_that_failed_is_retried_from_its_page_and_both_know_each_other(page: Page, cluster: Cluster) -> None:

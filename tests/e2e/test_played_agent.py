@@ -1,6 +1,7 @@
 """What a page shows of a node that the tests play themselves, through the real Redis and the real scheduler: a pull
 layer by layer, and GPUs at work, which no machine of the tests has."""
 
+import re
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -121,6 +122,25 @@ def test_gpus_and_disk_are_drawn_and_their_highest_values_stay(
     gpus = page.get_by_role("group", name="GPUs").locator("tbody tr")
     expect(gpus).to_have_count(2)
     expect(gpus.first).to_contain_text("NVIDIA A100")
+
+
+def test_the_page_of_an_executor_says_how_far_its_agent_is_behind(page: Page, cluster: Cluster, node: Node) -> None:
+    node.receive()
+    node.hello(agent_version="0.0.9")
+    page.goto(f"/executors/{NODE}/")
+    expect(page.locator("#executor-resources")).to_contain_text("0.0.9 (this server has")
+    head = page.locator("#executor-head")
+    expect(head.locator("time")).to_have_attribute("title", re.compile(r"UTC"))
+    expect(head).not_to_contain_text("not yet processed")
+    job_id = cluster.submit("true", name="behind")
+    expect(head).to_contain_text("1 command not yet processed")
+    assert node.receive()
+    node.heartbeat()
+    expect(head).not_to_contain_text("not yet processed")
+    for attempt in node.held:
+        end(node, attempt)
+    node.held = []
+    cluster.wait_final(job_id)
 
 
 def test_the_form_says_where_a_job_fits_now_and_knows_the_images_seen(
