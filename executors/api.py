@@ -4,11 +4,12 @@ from datetime import datetime
 from typing import Any
 
 from django.core.exceptions import PermissionDenied
-from django.http import HttpRequest
+from django.http import HttpRequest, HttpResponse
 from ninja import Body, Router
 from pydantic import BaseModel, Field
 
 from executors import services
+from executors.answers import long_list
 from executors.models import Executor
 from executors.services import ExecutorNotFound
 
@@ -63,6 +64,12 @@ def resources(cpu_millicores: int, memory_bytes: int, gpus: int) -> dict[str, fl
     return {"cpu_cores": cpu_millicores / 1000, "memory_gb": round(memory_bytes / GB, 9), "gpus": gpus}
 
 
+def gpu_summary(gpu: dict[str, Any]) -> dict[str, Any]:
+    """As Gpu has it."""
+    memory_gb = round(gpu["memory_bytes"] / GB, 9)
+    return {"index": gpu["index"], "uuid": gpu["uuid"], "model": gpu["model"], "memory_gb": memory_gb}
+
+
 def summary(executor: Any) -> dict[str, Any]:
     """An executor, read `with_allocation`, as ExecutorSummary has it."""
     cpu, memory, gpus = executor.allocatable_cpu_millicores, executor.allocatable_memory_bytes, len(executor.gpus)
@@ -81,7 +88,7 @@ def summary(executor: Any) -> dict[str, Any]:
         "free": resources(max(0, cpu - held_cpu), max(0, memory - held_memory), max(0, gpus - held_gpus)),
         "reserved": resources(executor.reserve_cpu_millicores, executor.reserve_memory_bytes, 0),
         "running_jobs": executor.live_attempts,
-        "gpus": [{**gpu, "memory_gb": round(gpu["memory_bytes"] / GB, 9)} for gpu in executor.gpus],
+        "gpus": [gpu_summary(gpu) for gpu in executor.gpus],
         "labels": executor.placement_labels,
         "operator_labels": executor.operator_labels,
         "docker_version": executor.docker_version,
@@ -92,8 +99,8 @@ def summary(executor: Any) -> dict[str, Any]:
 
 
 @router.get("/executors", response=ExecutorList, summary="List executors")
-def list_executors(request: HttpRequest) -> dict[str, Any]:
-    return {"executors": [summary(executor) for executor in Executor.objects.with_allocation()]}
+def list_executors(request: HttpRequest) -> HttpResponse:
+    return long_list({"executors": [summary(executor) for executor in Executor.objects.with_allocation()]})
 
 
 @router.get("/executors/{executor_id}", response=ExecutorSummary, summary="Look at an executor")

@@ -18,6 +18,7 @@ from pydantic import BeforeValidator
 
 from agent.protocol import PassRequest
 from executors import broker
+from executors.answers import long_list
 from executors.broker import RedisUnavailable, keys
 from jobs import services
 from jobs.archive import ArchiveUnavailable
@@ -177,13 +178,13 @@ def list_jobs(
     q: Annotated[str, Query(description="Words, each in name, image or command, or a job's id.", max_length=200)] = "",
     cursor: Annotated[UUID | None, Query(description="`next_cursor` of the answer before.")] = None,
     limit: Annotated[int, Query(ge=1, le=1000)] = PAGE_SIZE,
-) -> dict[str, Any]:
+) -> HttpResponse:
     _check_moments(since=since, until=until)
     match = JobMatch.model_construct(
         status=",".join(status), executor=executor, owner=owner, image=image, label=label, since=since, until=until, q=q
     )
     page = find(as_filter(match), before=str(cursor or ""), size=limit, jobs=_listed())
-    return {"jobs": [summary(job) for job in page.jobs], "next_cursor": page.older or None}
+    return long_list({"jobs": [summary(job) for job in page.jobs], "next_cursor": page.older or None})
 
 
 def _listed() -> QuerySet[Job]:

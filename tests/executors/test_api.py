@@ -10,6 +10,7 @@ from django.test import Client
 from django.utils import timezone
 from pytest_django import DjangoAssertNumQueries
 
+from executors.api import ExecutorList
 from executors.models import Executor
 from jobs.lifecycle import State
 from jobs.models import Attempt, Job
@@ -61,6 +62,14 @@ def test_an_executor_shows_what_it_has_what_is_held_and_what_is_free(client: Cli
     assert answer["running_jobs"] == 2
     assert answer["gpus"] == [{"index": 0, "uuid": "GPU-1", "model": "NVIDIA A100", "memory_gb": 80}]
     assert (answer["executor_id"], answer["name"], answer["state"]) == ("node-1", "node-a", "ONLINE")
+
+
+def test_a_list_holds_of_each_what_the_schema_says_and_what_it_is_by_itself(client: Client, executor: Executor) -> None:
+    occupy(executor, cpu_millicores=2000, memory_bytes=3 * GB, gpu_count=1)
+    answer = client.get("/api/v1/executors")
+    assert answer.headers["Content-Type"] == "application/json; charset=utf-8"
+    assert ExecutorList.model_validate_json(answer.content).model_dump_json() == answer.content.decode()
+    assert answer.json()["executors"] == [client.get("/api/v1/executors/node-1").json()]
 
 
 def test_one_executor_is_looked_at_by_its_id(client: Client, executor: Executor) -> None:

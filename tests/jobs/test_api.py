@@ -22,8 +22,10 @@ from executors.models import Executor
 from jobs import api, services
 from jobs.lifecycle import State
 from jobs.models import Attempt, Job, new_job_id
+from jobs.schemas import JobList
 from jobs.submission import GB, parse_submission
 from tests.parts import free_port
+from tests.rows import make_executor, make_job
 
 SEED_BODY = {
     "docker_image": "alpine:latest",
@@ -221,6 +223,16 @@ def test_jobs_are_listed_newest_first_and_paged_by_cursor(client: Client) -> Non
     third = client.get(f"/jobs?limit=2&cursor={second.json()['next_cursor']}")
     assert ids(third) == [submitted[0]]
     assert third.json()["next_cursor"] is None
+
+
+def test_a_list_holds_of_each_job_what_the_schema_says(client: Client) -> None:
+    make_job(State.FAILED, make_executor(), gpu_type="any", gpu_count=1, labels={"zone": "a"}, env={"A": "1"})
+    make_job(name="waits", memory_gb=0.1)
+    answer = client.get("/api/v1/jobs?limit=1")
+    assert JobList.model_validate_json(answer.content).model_dump_json() == answer.content.decode()
+    whole = client.get("/api/v1/jobs")
+    assert JobList.model_validate_json(whole.content).model_dump_json() == whole.content.decode()
+    assert [job["status"] for job in whole.json()["jobs"]] == ["PENDING", "FAILED"]
 
 
 def test_jobs_are_filtered_by_one_status_or_several(client: Client) -> None:
