@@ -34,6 +34,7 @@ from agent.logs import (
     stamp,
 )
 from agent.places import MICROSECONDS, NANOSECONDS, SAME_MOMENT, TAIL_LINES, Search, earlier, moment
+from agent.unfinished import Unfinished, watch
 
 logger = logging.getLogger(__name__)
 
@@ -79,6 +80,8 @@ class Batcher:
         self.first = b""
         self.tail: list[bytes] = []
         """The newest lines shipped."""
+        self.beside: Unfinished | None = None
+        """Knows the unfinished lines where what is read has whole lines only."""
         self._some, self._full, self._room = asyncio.Event(), asyncio.Event(), asyncio.Event()
         self._ended = False
 
@@ -100,9 +103,13 @@ class Batcher:
         for stream, splitter in self.splitters.items():
             if flush:
                 self._add(now, stream, splitter.flush())
-        self._ended = True
+        self._ended, self.beside = True, None
         self._some.set()
         self._full.set()
+
+    def look_beside(self) -> None:
+        """What `beside` knows has changed."""
+        self._some.set()
 
     def _add(self, when: bytes, stream: int, lines: list[bytes]) -> None:
         if not lines:
@@ -138,7 +145,7 @@ class Batcher:
             self._room.set()
             last = time.monotonic()
             stdout, stderr = self.splitters[STDOUT], self.splitters[STDERR]
-            tails = stdout.unfinished, stderr.unfinished
+            tails = self.beside.tails if self.beside else (stdout.unfinished, stderr.unfinished)
             if lines:
                 await self._writer.append(lines, size, stdout.position, stderr.position, tails)
                 self.tail = (self.tail + lines[-TAIL_LINES:])[-TAIL_LINES:]
@@ -264,6 +271,12 @@ class Output:
             shipping = asyncio.create_task(batcher.ship())
             reading = asyncio.create_task(self._read(stream, batcher, live, reached))
             waiting = asyncio.create_task(_stands_still(stream, exited))
+            tasks = [shipping, reading, waiting]
+            if not whole:
+                batcher.beside = Unfinished()
+                tasks.append(
+                    asyncio.create_task(watch(self._engine, self._container_id, batcher.beside, batcher.look_beside))
+                )
             try:
                 await asyncio.wait({shipping, reading, waiting}, return_when=asyncio.FIRST_COMPLETED)
                 if shipping.done():
@@ -275,7 +288,6 @@ class Output:
                 batcher.end(flush=ended)
                 await shipping
             finally:
-                tasks = shipping, reading, waiting
                 for task in tasks:
                     task.cancel()
                 await asyncio.gather(*tasks, return_exceptions=True)

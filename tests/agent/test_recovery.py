@@ -1,6 +1,7 @@
 """What must hold when the agent or Redis is killed: no attempt lost or run twice, no log line lost or doubled."""
 
 import json
+import re
 import subprocess
 import sys
 import time
@@ -43,6 +44,29 @@ def test_a_killed_agent_loses_and_doubles_no_line(agent: AgentProcess, test_imag
     assert agent.finished(start).reason == "completed"
     assert_exact(agent, start, 60)
     assert agent.log_meta(start)["complete"] == "1"
+
+
+def test_a_progress_bar_goes_on_moving_under_the_next_agent_and_is_one_line_at_the_end(
+    agent: AgentProcess, test_image: str
+) -> None:
+    bar = r"i=10; while [ $i -lt 60 ]; do printf '\r%d %%' $i >&2; i=$((i+1)); sleep 0.1; done; echo >&2"
+    start = agent.run(test_image, ["sh", "-c", f"echo begin; {bar}; echo end"])
+
+    def shown() -> int:
+        """The bar's newest number, 0 where none is shown."""
+        numbers = re.findall(r"\d+", agent.log_meta(start).get("tail_stderr", ""))
+        return int(numbers[-1]) if numbers else 0
+
+    wait_for(lambda: shown() > 10, what="the bar to move")
+    agent.kill()
+    agent.start()
+    before = shown()
+    wait_for(lambda: shown() > before, what="the bar to move on")
+    assert agent.texts(start) == ["begin"], "it has no end yet"
+    assert agent.finished(start).reason == "completed"
+    assert agent.texts(start, "stdout") == ["begin", "end"]
+    assert agent.texts(start, "stderr") == ["".join(f"\r{number} %" for number in range(10, 60))]
+    assert shown() == 0
 
 
 def test_an_agent_killed_again_and_again_under_fast_output_loses_nothing(agent: AgentProcess, test_image: str) -> None:
