@@ -12,5 +12,6 @@ from channels.routing import ProtocolTypeRouter  # noqa: E402
 
 from webapp.handler import ThreadedHandler  # noqa: E402
 from webapp.sockets import websocket_application  # noqa: E402
+from webapp.static_files import StaticFiles  # noqa: E402
 
-application = ProtocolTypeRouter({"http": ThreadedHandler(), "websocket": websocket_application})
+application = ProtocolTypeRouter({"http": StaticFiles(ThreadedHandler()), "websocket": websocket_application})

@@ -1,6 +1,8 @@
 // The charts of a page's #charts: columns from [data-history], drawn by uPlot, one cursor over all of them. New points come
 // with the page's socket (in the element named by [data-newest]); where there is none, the columns are fetched anew.
 
+import { painted } from "./painted.js";
+
 const SECONDS = { "15m": 900, "1h": 3600, "6h": 21600, "24h": 86400 };
 const RETRY_MS = 10000;
 const HEIGHT = 128;
@@ -45,7 +47,7 @@ let plots = [];
 let timer = 0;
 let asked = 0; // which request's answer counts
 
-if (root) start();
+if (root) painted.then(start);
 
 function start() {
   root.querySelector(".ranges").addEventListener("click", choose);

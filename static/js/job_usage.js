@@ -1,5 +1,7 @@
 // What a job's containers use, over its life, with the limits drawn in. Data comes from [data-usage], see jobs/usage.py.
 
+import { painted } from "./painted.js";
+
 const EVERY = 5000;
 const SYNC = "job-usage";
 const BYTE_STEPS = Array.from({ length: 45 }, (_, power) => 2 ** power); // so that an axis says 256 MB, not 238
@@ -153,4 +155,4 @@ matchMedia("(prefers-color-scheme: dark)").addEventListener("change", anew);
 addEventListener("resize", () => {
   for (const [figure, plot] of charts) plot.setSize({ width: figure.querySelector(".usage-plot").clientWidth, height: 130 });
 });
-load();
+painted.then(load);

@@ -1,4 +1,5 @@
 // One WebSocket a page. Its address stands in the page's [data-socket]; other modules join in with `onLive`.
+import { painted } from "./painted.js";
 import { showTimes } from "./times.js";
 
 const PING_EVERY = 15000, PONG_WITHIN = 10000;
@@ -31,7 +32,7 @@ export function send(message) {
 }
 
 export function startLive() {
-  follow();
+  painted.then(follow);
   // htmx replaced a part of the page: another filter, another address.
   document.addEventListener("htmx:afterSettle", follow);
   document.addEventListener("visibilitychange", () => document.hidden || hurry());

@@ -1,6 +1,8 @@
 // The node map: one tile an executor. Filled from below as far as allocated, a narrower column as far as really used, a mark
 // where it is not simply online. The data are two texts that the page's socket keeps up to date (executors/nodemap.py).
 
+import { painted } from "./painted.js";
+
 const SVG = "http://www.w3.org/2000/svg";
 const MOST_HEIGHT = 420, LARGEST = 40, SMALLEST = 9, GAP = 3;
 const WIDE_UP_TO = 40, WIDE = 118, WIDE_HEIGHT = 44; // so few that their names fit in
@@ -21,7 +23,7 @@ let current = 0; // the tile that Tab comes to
 let size = { width: 0, height: 0, columns: 1, wide: false };
 let svg = null, tip = null;
 
-if (place) start();
+if (place) painted.then(start);
 
 function start() {
   svg = place.appendChild(make("svg", { role: "group", "aria-label": "Executors" }));
