@@ -1,20 +1,25 @@
 """Logs: lines a second into Redis beside a bare `attach`, the delay from a line to a browser, the agent's memory.
 
-    python -m bench.logs --lines 1000000 --rounds 3
+    python -m bench.logs --lines 1000000 --rounds 3 --readers 0 1 100
 
-Throughput: the same container (same image, command, limits and log driver) is read twice in turn, once by a bare reader
-of docker-py's attach socket that only counts bytes, once by the system; the time is from the engine's `StartedAt` until
-the last byte was read, or until the last line lay in Redis. Delay: a job prints the machine's uptime every 50 ms; a
+Throughput: the same container (same image, command, limits and log driver) is read in turn by a bare reader of
+docker-py's attach socket that only counts bytes, and by the system, with so many WebSocket clients that follow the
+job's page, in a process of their own on the same cores. The container waits first, for as long as they take to connect;
+the time is from then until the last byte was read, or until the last line lay in Redis. CPU is that of the system's
+processes over one run, with what Redis's children took. Delay: a job prints the machine's uptime every 50 ms; a
 WebSocket client of its page compares it with the uptime at which the line arrived (the kernel prints it to 10 ms).
 """
 
 import argparse
 import asyncio
 import json
+import multiprocessing
 import statistics
 import tempfile
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -25,11 +30,14 @@ import websockets
 from bench.overhead import engine_time
 from bench.report import milliseconds, percentile, print_conditions, print_table, spread
 from script.sample_image import import_busybox
-from tests.cluster import Cluster, wait_for
+from tests.cluster import Cluster
 
 IMAGE = "workload-runner-bench:latest"
 LINE = "0123456789" * 10
 CPU_CORES, MEMORY_GB = 2, 0.25
+WAIT_SECONDS = 6
+"""Before the first line, in which readers connect."""
+PARTS = ("agent-a", "redis", "scheduler", "web")
 
 
 def bare_attach(engine: docker.DockerClient, command: list[str], log_config: dict[str, Any]) -> float:
@@ -43,7 +51,7 @@ def bare_attach(engine: docker.DockerClient, command: list[str], log_config: dic
     api.start(container)
     while socket._sock.recv(1024 * 1024):
         pass
-    seconds = time.time() - engine_time(api.inspect_container(container)["State"]["StartedAt"])
+    seconds = time.time() - engine_time(api.inspect_container(container)["State"]["StartedAt"]) - WAIT_SECONDS
     socket.close()
     api.remove_container(container, force=True, v=True)
     return seconds
@@ -69,18 +77,63 @@ class PeakMemory:
             self.peak = max(self.peak, self.process.memory_info().rss)
 
 
-def through_the_system(cluster: Cluster, command: list[str], lines: int) -> tuple[float, int]:
+def through_the_system(cluster: Cluster, command: list[str], lines: int, readers: int) -> tuple[float, int]:
     """Seconds until the last line lay in Redis, and the agent's peak memory in bytes."""
     with PeakMemory(cluster.processes["agent-a"].pid) as memory:
         job_id = cluster.submit(*command, cpu_cores=CPU_CORES, memory_gb=MEMORY_GB)
         meta = cluster.keys.job_logs_meta(job_id)
-        wait_for("all lines", lambda: int(cluster.redis.hget(meta, "lines") or 0) >= lines, timeout=300, interval=0.005)
-        arrived = time.time()
-    written = int(cluster.redis.hget(meta, "lines") or 0)
+        with reading(cluster, job_id, readers):
+            if int(cluster.redis.hget(meta, "lines") or 0):
+                raise RuntimeError(f"{readers} readers took longer than {WAIT_SECONDS} s to connect")
+            written = 0
+            while written < lines:
+                time.sleep(0.01)
+                written = int(cluster.redis.hget(meta, "lines") or 0)
+            arrived = time.time()
     if written != lines:
         raise RuntimeError(f"{written} lines came of {lines}")
     started = cluster.wait_final(job_id)["started_at"]
-    return arrived - engine_time(started), memory.peak
+    return arrived - engine_time(started) - WAIT_SECONDS, memory.peak
+
+
+@contextmanager
+def reading(cluster: Cluster, job_id: str, readers: int) -> Iterator[None]:
+    """With so many who follow the job's log, all of them connected."""
+    if not readers:
+        yield
+        return
+    spawning = multiprocessing.get_context("spawn")
+    connected = spawning.Event()
+    address = f"ws://127.0.0.1:{cluster.web_port}/ws/jobs/{job_id}?log_offset=0"
+    process = spawning.Process(target=_read_all, args=(address, cluster.url, readers, connected))
+    process.start()
+    try:
+        connected.wait(60)
+        yield
+    finally:
+        process.kill()
+        process.join()
+
+
+def _read_all(address: str, origin: str, readers: int, connected: Any) -> None:
+    async def read(barrier: asyncio.Barrier) -> None:
+        async with websockets.connect(address, origin=origin, compression=None) as socket:  # type: ignore[arg-type]
+            await barrier.wait()
+            connected.set()
+            async for message in socket:
+                await socket.send('{"logged": true}' if str(message)[:7] == '{"log":' else '{"shown": true}')
+
+    async def read_all() -> None:
+        barrier = asyncio.Barrier(readers)
+        await asyncio.gather(*(read(barrier) for _ in range(readers)))
+
+    asyncio.run(read_all())
+
+
+def cpu(cluster: Cluster) -> dict[str, float]:
+    """Seconds that each part has used."""
+    times = {name: psutil.Process(cluster.processes[name].pid).cpu_times() for name in PARTS}
+    return {name: sum(time[:4]) for name, time in times.items()}
 
 
 def log_config_of_jobs(cluster: Cluster) -> dict[str, Any]:
@@ -109,32 +162,42 @@ async def delays(cluster: Cluster, lines: int) -> list[float]:
     return found
 
 
-def measure(lines: int, rounds: int) -> None:
+def measure(lines: int, rounds: int, numbers: list[int]) -> None:
     engine = docker.from_env()
     import_busybox(engine, IMAGE)
-    command = ["sh", "-c", f"yes {LINE} | head -n {lines}"]
+    command = ["sh", "-c", f"sleep {WAIT_SECONDS}; yes {LINE} | head -n {lines}"]
     with tempfile.TemporaryDirectory() as folder, Cluster(Path(folder), IMAGE, engine) as cluster:
         cluster.start_web()
         cluster.start_scheduler()
         cluster.start_agent("a", AGENT_CPU_CORES="4")
         idle = psutil.Process(cluster.processes["agent-a"].pid).memory_info().rss
         config = log_config_of_jobs(cluster)
-        bare, ours, peaks = [], [], []
+        bare, peaks = [], []
+        ours: dict[int, list[float]] = {readers: [] for readers in numbers}
+        ratios: dict[int, list[float]] = {readers: [] for readers in numbers}
+        used: dict[int, list[dict[str, float]]] = {readers: [] for readers in numbers}
         for _ in range(rounds):
-            bare.append(lines / bare_attach(engine, command, config))
-            seconds, peak = through_the_system(cluster, command, lines)
-            ours.append(lines / seconds)
-            peaks.append(peak)
+            for readers in numbers:
+                bare.append(lines / bare_attach(engine, command, config))
+                before = cpu(cluster)
+                seconds, peak = through_the_system(cluster, command, lines, readers)
+                used[readers].append({name: now - before[name] for name, now in cpu(cluster).items()})
+                ours[readers].append(lines / seconds)
+                ratios[readers].append(ours[readers][-1] / bare[-1])
+                peaks.append(peak)
         waits = asyncio.run(delays(cluster, 200))
 
     print_conditions("Logs", engine, lines=lines, bytes_a_line=len(LINE), rounds=rounds, driver=config["Type"])
-    ratios = [a / b for a, b in zip(ours, bare, strict=True)]
+    rows: list[list[object]] = [["bare attach", spread([n / 1000 for n in bare], 0), "", "", "", "", ""]]
+    for readers in numbers:
+        seconds_used = [f"{statistics.median(one[name] for one in used[readers]):.2f}" for name in PARTS]
+        speeds = spread([n / 1000 for n in ours[readers]], 0)
+        rows.append([f"into Redis, {readers} readers", speeds, spread(ratios[readers]), *seconds_used])
+    parts = ("CPU of agent, s", "of Redis", "of scheduler with archiver", "of web")
+    print_table(("", "thousand lines a second, median (least to most)", "of bare, pair by pair", *parts), rows)
     print_table(
         ("", "median (least to most)"),
         [
-            ("bare attach, thousand lines a second", spread([n / 1000 for n in bare], 0)),
-            ("into Redis, thousand lines a second", spread([n / 1000 for n in ours], 0)),
-            ("ratio, round by round", spread(ratios)),
             ("agent's memory, idle, MiB", f"{idle / 1024**2:.0f}"),
             ("agent's memory, peak, MiB", spread([peak / 1024**2 for peak in peaks], 0)),
             ("line to browser socket, p50", milliseconds(statistics.median(waits))),
@@ -147,5 +210,6 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--lines", type=int, default=1_000_000)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--readers", type=int, nargs="*", default=[0, 1, 100], help="who follow the log meanwhile")
     arguments = parser.parse_args()
-    measure(arguments.lines, arguments.rounds)
+    measure(arguments.lines, arguments.rounds, arguments.readers)
