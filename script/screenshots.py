@@ -86,6 +86,7 @@ def play(demo: Demo) -> dict[str, str]:
         "join": "/executors/join/",
         "login": "/login/",
         "admin": "/admin/jobs/job/",
+        "api": "/api/v1/docs",
     }
 
 

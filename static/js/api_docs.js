@@ -57,7 +57,7 @@ async function send(form) {
   outcome.hidden = false;
   try {
     const response = await fetch(asked.url, { ...asked.options, signal: running.signal });
-    status.textContent = `${response.status} ${response.statusText}`;
+    status.textContent = `Answered ${response.status}`;
     await show(response, answer);
   } catch (error) {
     if (error.name !== "AbortError") status.textContent = "The server did not answer; try again.";
