@@ -1,4 +1,4 @@
-"""A connection to PostgreSQL that was kept: used again while the server answers, and given up where it does not."""
+"""A connection to PostgreSQL: used again while the server answers, given up where it does not, and without workers."""
 
 import os
 import signal
@@ -39,3 +39,14 @@ def test_it_is_usable_until_the_server_falls_silent_or_ends_it(kept: BaseDatabas
     kept.connect()
     os.kill(kept.connection.info.backend_pid, signal.SIGTERM)
     assert not kept.is_usable()
+
+
+def test_no_query_waits_for_workers_to_start(kept: BaseDatabaseWrapper) -> None:
+    with kept.cursor() as cursor:
+        cursor.execute("CREATE TABLE many AS SELECT generate_series(1, 100000) AS id")
+        cursor.execute("SET parallel_setup_cost = 0; SET parallel_tuple_cost = 0; SET min_parallel_table_scan_size = 0")
+        cursor.execute("EXPLAIN SELECT count(*) FROM many WHERE id % 7 = 0")
+        assert "Gather" not in str(cursor.fetchall())
+        cursor.execute("SET max_parallel_workers_per_gather = 2")
+        cursor.execute("EXPLAIN SELECT count(*) FROM many WHERE id % 7 = 0")
+        assert "Gather" in str(cursor.fetchall())

@@ -1,4 +1,5 @@
-"""Django's PostgreSQL, but that a kept connection whose server fell silent is found out before it is used again."""
+"""Django's PostgreSQL, but that a kept connection whose server fell silent is found out before it is used again, and
+that a query has one process."""
 
 import select
 
@@ -11,6 +12,12 @@ SILENT_SECONDS = 3
 
 class DatabaseWrapper(base.DatabaseWrapper):
     """What Django asks for as `webapp.postgresql`."""
+
+    def init_connection_state(self) -> None:
+        """Without parallel workers: no query reads more than a few thousand rows; to start a worker takes longer."""
+        super().init_connection_state()
+        with self.connection.cursor() as cursor:
+            cursor.execute("SET max_parallel_workers_per_gather = 0")
 
     def is_usable(self) -> bool:
         """Whether the server answers within SILENT_SECONDS; Django's own question waits as long as TCP does."""
