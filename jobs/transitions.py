@@ -132,8 +132,8 @@ class Ledger:
                 attempt.job.abort_requested_at = aborted_at
         unknown = [job_id for job_id, attempt in found.items() if attempt is None]
         if unknown:
-            read = read_with(live.filter(one_of("job_id", unknown)), _ATTEMPT_LIVE, "job", _JOB_LIVE)
-            found.update((attempt.job_id, attempt) for attempt in read)
+            whole = read_with(live.filter(one_of("job_id", unknown)), _ATTEMPT_LIVE, "job", _JOB_LIVE)
+            found.update((attempt.job_id, attempt) for attempt in whole)
         attempts = [attempt for attempt in found.values() if attempt is not None]
         self._live.update((attempt.job_id, attempt) for attempt in attempts)
         return attempts
