@@ -126,6 +126,7 @@ def test_gpus_and_disk_are_drawn_and_their_highest_values_stay(
 
 def test_the_page_of_an_executor_says_how_far_its_agent_is_behind(page: Page, cluster: Cluster, node: Node) -> None:
     node.receive()
+    node.held = []
     node.hello(agent_version="0.0.9")
     page.goto(f"/executors/{NODE}/")
     expect(page.locator("#executor-resources")).to_contain_text("0.0.9 (this server has")
