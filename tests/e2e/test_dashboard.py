@@ -157,6 +157,25 @@ def test_in_both_themes_and_on_a_phone_nothing_sticks_out(browser: Browser, demo
             expect(phone.locator(".node-ground").first).not_to_have_css("fill", before)
 
 
+def test_the_page_is_painted_before_its_socket_and_its_history_are_asked_for(page: Page, demo: Cluster) -> None:
+    page.add_init_script(
+        """window.opened = [];
+        window.WebSocket = class extends WebSocket {
+            constructor(...given) { super(...given); window.opened.push(performance.now()); }
+        };"""
+    )
+    for _ in range(2):  # scripts that the browser has already run at once
+        page.goto("/")
+        expect(page.locator("#live-status")).to_have_text("Live")
+        expect(page.locator(".chart canvas")).to_have_count(6)
+    painted, opened, asked = page.evaluate(
+        """[performance.getEntriesByName('first-contentful-paint')[0].startTime, window.opened[0],
+            performance.getEntriesByType('resource').find(({name}) => name.includes('/history')).startTime]"""
+    )
+    assert opened >= painted
+    assert asked >= painted
+
+
 def test_scripts_and_styles_of_a_page_stay_small(page: Page, demo: Cluster) -> None:
     fetched: set[str] = set()
     page.on("request", lambda request: fetched.add(request.url.split("?")[0]))
