@@ -299,7 +299,11 @@ class Agent:
             ill = self._state.problem
             if not self._state.check() and ill:
                 logger.info("The state folder can be written again")
-            if self._link.connected:
+            if self._link.connected and await self._link.emptied():
+                # First of all what ended lately: a heartbeat without it says that the attempt is gone.
+                logger.warning("Redis was emptied: introducing this agent again")
+                self._say_hello(again=True)
+            elif self._link.connected:
                 self._heartbeat()
 
     async def _sample(self) -> None:

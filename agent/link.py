@@ -174,6 +174,14 @@ class Link:
         self._sampled = True
         return not emptied
 
+    async def emptied(self) -> bool:
+        """Whether Redis was emptied since the last sample, said once."""
+        key = self.keys.samples(self._executor_id)
+        if not self._sampled or await self.patiently(lambda: self.client.exists(key)):
+            return False
+        self._sampled = False
+        return True
+
     async def write_images(self, images: list[list[object]]) -> None:
         """Say which images the node has; it expires, should the agent go."""
         body = json.dumps(images, ensure_ascii=False)

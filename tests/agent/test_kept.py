@@ -12,7 +12,7 @@ import redis.asyncio
 
 from agent import kept
 from agent.kept import Kept, Standing, standing
-from agent.protocol import AttemptFinished, Hello, Keys, StartAttempt
+from agent.protocol import AttemptFinished, Heartbeat, Hello, Keys, StartAttempt
 from agent.sandboxes import Starts
 from tests.agent.harness import AgentProcess, wait_for
 
@@ -169,3 +169,16 @@ def test_5_what_an_earlier_attempt_printed_comes_first_in_an_emptied_redis(
     assert agent.texts(second) == ["a", "b", "c", "d"]
     wait_for(lambda: agent.cleared(docker_client))
     assert agent.log_meta(second)["complete"] == "1"
+
+
+@pytest.mark.docker
+def test_1_into_an_emptied_redis_what_ended_comes_before_any_heartbeat(make_agent: MakeAgent, test_image: str) -> None:
+    """A heartbeat alone would say that the attempt is gone, and its job would run again."""
+    agent = make_agent(AGENT_SAMPLE_INTERVAL="60")
+    start = agent.run(test_image, ["true"])
+    agent.finished(start)
+    wait_for(lambda: agent.client.exists(agent.keys.samples(agent.id)), what="the first sample")
+    agent.client.flushall()
+    wait_for(lambda: agent.events(Heartbeat))
+    first = agent.all_events()[0]
+    assert isinstance(first, AttemptFinished) and first.job_id == start.job_id
