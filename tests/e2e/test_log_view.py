@@ -116,6 +116,7 @@ def in_view(page: Page) -> list[int]:
 
 
 def scroll_to(page: Page, share: float) -> None:
+    page.locator("#log .line").first.wait_for()  # Lines that came after this would scroll to the end.
     page.evaluate(
         "share => { const log = document.getElementById('log'); "
         "log.scrollTop = (log.scrollHeight - log.clientHeight) * share; }",

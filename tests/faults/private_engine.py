@@ -114,13 +114,18 @@ class PrivateEngine:
         assert self._process is not None
         inside = ["nsenter", "--target", str(self._process.pid), "--net"]
         subprocess.run([*inside, "ip", "link", "set", "lo", "up"], check=True)
-        listen = f"import socket, time; it = socket.create_server(('127.0.0.1', {REGISTRY_PORT})); time.sleep(600)"
-        registry = subprocess.Popen([*inside, sys.executable, "-c", listen])
+        listen = f"import socket, time; it = socket.create_server(('127.0.0.1', {REGISTRY_PORT})); print(flush=True)"
+        registry = subprocess.Popen(
+            [*inside, sys.executable, "-c", f"{listen}; time.sleep(600)"], stdout=subprocess.PIPE
+        )
+        assert registry.stdout is not None
         try:
+            registry.stdout.readline()  # A pull before it listens is refused at once.
             yield f"127.0.0.1:{REGISTRY_PORT}"
         finally:
             registry.kill()
             registry.wait()
+            registry.stdout.close()
 
     def pause(self) -> None:
         """It keeps its connections and answers nothing."""
