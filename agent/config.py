@@ -70,7 +70,9 @@ _SETTINGS = [
     _Setting("AGENT_MEMORY_GB", "memory to offer, 1 GB = 1024³ bytes (default: all that the node has)"),
     _Setting("AGENT_RESERVE_CPU", "cores of these kept free for the node itself", "0"),
     _Setting("AGENT_RESERVE_MEMORY_GB", "memory of this kept free for the node itself", "0"),
-    _Setting("AGENT_START_CONCURRENCY", "containers started at the same time (default: twice the cores, at most 4)"),
+    _Setting(
+        "AGENT_START_CONCURRENCY", "containers started at the same time (default: four times the cores, at most 8)"
+    ),
     _Setting(
         "AGENT_SANDBOX_POOL",
         "warm network sandboxes at most, with which jobs start sooner; 0 for none"
@@ -148,7 +150,7 @@ def _config(values: Mapping[str, str]) -> Config:
         memory_bytes=memory,
         reserve_cpu_millicores=reserve_cpu,
         reserve_memory_bytes=max(reserve_memory, sandbox_pool * SANDBOX_MEMORY),
-        start_concurrency=_integer(values, "AGENT_START_CONCURRENCY", minimum=1, default=min(4, 2 * cores)),
+        start_concurrency=_integer(values, "AGENT_START_CONCURRENCY", minimum=1, default=min(8, 4 * cores)),
         heartbeat_interval=_number(values, "HEARTBEAT_INTERVAL", minimum=0.1),
         poll_interval=_number(values, "JOB_POLL_INTERVAL", minimum=0.1),
         sample_interval=_number(values, "AGENT_SAMPLE_INTERVAL", minimum=0.1),

@@ -143,7 +143,8 @@ class OneContainer:
                         container_id = await self._create()
                         crashpoints.reach("container-created")
                     self.save(replace(self.record, container_id=container_id))
-                    return await self._start_created(container_id)
+                    stream = await self._start_created(container_id)
+                return await self._started(container_id, stream)
             except ImageNotFound as error:
                 if pulled:
                     raise pull_failure(self.start.image, explanation(error)) from None
@@ -208,11 +209,20 @@ class OneContainer:
             return False
         return not all([await self._node.sandboxes.runs(sandbox_id) for sandbox_id in self._sandbox_ids])
 
-    async def _start_created(self, container_id: str) -> tuple[Facts, Stream]:
+    async def _start_created(self, container_id: str) -> Stream:
         stream = await self._node.engine.attach(container_id)
         try:
             await self._node.engine.start(container_id)
             crashpoints.reach("container-started")
+        except BaseException:
+            stream.close()
+            raise
+        return stream
+
+    async def _started(self, container_id: str, stream: Stream) -> tuple[Facts, Stream]:
+        """Of one that has ended already the engine tells nothing before it has taken its network apart: that is no
+        reason to hold up another start."""
+        try:
             container = facts(await self._node.engine.inspect(container_id))
         except BaseException:
             stream.close()
