@@ -250,6 +250,10 @@ class Agent:
             self._heartbeat()  # Nothing new comes here as long as the scheduler thinks that it is held in vain.
         return written
 
+    def _was_emptied(self) -> None:
+        logger.warning("Redis was emptied: introducing this agent again")
+        self._say_hello(again=True)
+
     def _say_hello(self, again: bool = False) -> None:
         """Describe the node; `again`, after Redis may have been emptied, also what ended lately."""
         if again:
@@ -301,8 +305,7 @@ class Agent:
                 logger.info("The state folder can be written again")
             if self._link.connected and await self._link.emptied():
                 # First of all what ended lately: a heartbeat without it says that the attempt is gone.
-                logger.warning("Redis was emptied: introducing this agent again")
-                self._say_hello(again=True)
+                self._was_emptied()
             elif self._link.connected:
                 self._heartbeat()
 
@@ -312,8 +315,7 @@ class Agent:
         while True:
             sample = await resources.sample(len(self._held), self._gpus)
             if not await self._link.write_sample(sample):
-                logger.warning("Redis was emptied: introducing this agent again")
-                self._say_hello(again=True)
+                self._was_emptied()
             await asyncio.sleep(self._config.sample_interval)
 
     async def _tell_images(self) -> None:
