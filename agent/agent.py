@@ -12,8 +12,9 @@ from typing import Any
 from docker.errors import APIError
 
 from agent import __version__, crashpoints, resources
+from agent.admission import no_room
 from agent.attempt import Attempt
-from agent.config import GB, Config
+from agent.config import Config
 from agent.containers import FULL_DISK, LABEL_ATTEMPT, LABEL_JOB, LABEL_SANDBOX, StartFailed
 from agent.engine import Engine, EngineAway
 from agent.http import Stream
@@ -176,7 +177,7 @@ class Agent:
             logger.info("Job %s attempt %d is here already", *key)
             return
         attempt = Attempt(self._node, Record(start), self._on_finished, fresh=True)
-        if refusal := self._state.problem or self._refusal(start):
+        if refusal := self._state.problem or self._no_room(start):
             self._refuse(attempt, refusal)
             return
         crashpoints.reach("command-received")
@@ -197,25 +198,9 @@ class Agent:
         self._finished.append(event)
         self._link.send(event)
 
-    def _refusal(self, start: StartAttempt) -> str:
-        """Why the attempt has no room here, or ''."""
+    def _no_room(self, start: StartAttempt) -> str:
         held = [attempt.start for attempt in self._held.values()]
-        config = self._config
-        cpu = config.cpu_millicores - config.reserve_cpu_millicores - sum(item.cpu_millicores for item in held)
-        memory = config.memory_bytes - config.reserve_memory_bytes - sum(item.memory_bytes for item in held)
-        taken = {index for item in held for index in item.gpu_indices}
-        known = {gpu.index for gpu in self._gpus}
-        if start.cpu_millicores > cpu:
-            return f"It needs {start.cpu_millicores / 1000:g} cores and {cpu / 1000:g} are free on {config.name}."
-        if start.memory_bytes > memory:
-            needs, free = f"{start.memory_bytes / GB:.3g} GB", f"{memory / GB:.3g} GB"
-            return f"It needs {needs} of memory and {free} are free on {config.name}."
-        for index in start.gpu_indices:
-            if index not in known:
-                return f"There is no GPU {index} on {config.name}."
-            if index in taken:
-                return f"GPU {index} on {config.name} is taken by another job."
-        return ""
+        return no_room(start, held, self._config, {gpu.index for gpu in self._gpus})
 
     def _stop(self, command: StopAttempt) -> None:
         attempt = self._held.get((command.job_id, command.attempt))

@@ -15,8 +15,8 @@ import psutil
 from agent.containers import SANDBOX_MEMORY
 
 GB = 1024**3
-MOST_SANDBOXES, SANDBOXES_SHARE = 200, 1 / 32
-"""Where nothing else is said: of the node's memory."""
+MOST_SANDBOXES, SANDBOXES_SHARE = 200, 32
+"""Where nothing else is said: at most, and the part of the node's memory, one in so many."""
 
 
 class BadSetting(ValueError):
@@ -76,7 +76,7 @@ _SETTINGS = [
     _Setting(
         "AGENT_SANDBOX_POOL",
         "warm network sandboxes at most, with which jobs start sooner; 0 for none"
-        f" (default: as many as 1/32 of the memory holds, at most {MOST_SANDBOXES})",
+        f" (default: as many as 1/{SANDBOXES_SHARE} of the memory holds, at most {MOST_SANDBOXES})",
     ),
     _Setting("AGENT_PIDS_LIMIT", "processes and threads that one container may have", "4096"),
     _Setting("AGENT_PULL_TIMEOUT", "seconds without a word from the registry after which a pull has failed", "300"),
@@ -132,7 +132,7 @@ def _config(values: Mapping[str, str]) -> Config:
         raise BadSetting(
             f"AGENT_RESERVE_MEMORY_GB leaves no memory for jobs: give less than the node's {memory / GB:.1f}."
         )
-    usual = min(MOST_SANDBOXES, int(SANDBOXES_SHARE * memory) // SANDBOX_MEMORY)
+    usual = min(MOST_SANDBOXES, memory // SANDBOXES_SHARE // SANDBOX_MEMORY)
     sandbox_pool = _integer(values, "AGENT_SANDBOX_POOL", minimum=0, default=usual)
     if sandbox_pool * SANDBOX_MEMORY >= memory:
         raise BadSetting(

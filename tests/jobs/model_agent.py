@@ -5,7 +5,7 @@ comes, with what ended lately. Everything else is the test's to decide.
 """
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -178,3 +178,12 @@ class ModelAgent:
 
     def load(self) -> int:
         return sum(held.start.cpu_millicores for held in self.held.values() if held.running and not held.end)
+
+
+def assert_runs_are_allowed(agents: Collection[ModelAgent], once: Collection[str]) -> None:
+    """Invariants 2 and 3, of what has truly run on all nodes; `once` are the jobs that may run at most once."""
+    runs = sum((agent.runs for agent in agents), Counter())
+    assert not runs or max(runs.values()) == 1, "2: an attempt ran twice"
+    jobs = Counter(token.job_id for token in runs)
+    assert all(jobs[job_id] <= 1 for job_id in once), "2: a job that must run at most once ran again"
+    assert all(agent.load() <= CORES for agent in agents), "3: a node is over-committed"

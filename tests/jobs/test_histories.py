@@ -3,7 +3,6 @@
 Hypothesis drives the real scheduler over a real database and Redis; the agents are those of `model_agent.py`.
 """
 
-from collections import Counter
 from collections.abc import Callable
 from typing import Any
 from uuid import UUID
@@ -33,7 +32,7 @@ from jobs.management.commands.checkinvariants import all_jobs, executor_facts
 from jobs.models import Attempt, Job
 from jobs.reconcile import Token
 from jobs.scheduler import Scheduler
-from tests.jobs.model_agent import CORES, ModelAgent, RedisWire
+from tests.jobs.model_agent import ModelAgent, RedisWire, assert_runs_are_allowed
 from tests.jobs.passes import Clock, new_leader, submit
 
 NODES = ("n1", "n2")
@@ -224,11 +223,7 @@ class Histories(RuleBasedStateMachine):
 
     @invariant()
     def nothing_runs_twice_or_beyond_the_nodes_capacity(self) -> None:
-        runs = sum((agent.runs for agent in self.agents.values()), Counter())
-        assert not runs or max(runs.values()) == 1, "2: an attempt ran twice"
-        jobs = Counter(token.job_id for token in runs)
-        assert all(jobs[job_id] <= 1 for job_id in self.once), "2: a job that must run at most once ran again"
-        assert all(agent.load() <= CORES for agent in self.agents.values()), "3: a node is over-committed"
+        assert_runs_are_allowed(self.agents.values(), self.once)
 
     @invariant()
     def what_is_written_is_what_happened(self) -> None:

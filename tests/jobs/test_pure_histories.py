@@ -5,8 +5,6 @@ Messages are doubled, lost and late; agents die and come back, nodes are lost an
 scheduler takes over at any moment. `test_histories.py` does the same with the real scheduler, database and Redis.
 """
 
-from collections import Counter
-
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
@@ -14,7 +12,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from jobs.invariants import Greeting, check_executor, check_held, check_job
 from jobs.lifecycle import FINAL
 from jobs.reconcile import Token
-from tests.jobs.model_agent import CORES, ModelAgent
+from tests.jobs.model_agent import ModelAgent, assert_runs_are_allowed
 from tests.jobs.plain_system import EPOCH, PATIENCE, Crash, PlainJob, PlainRedis, PlainScheduler, Rows
 
 NODES = ("n1", "n2")
@@ -192,11 +190,8 @@ class PureHistories(RuleBasedStateMachine):
 
     @invariant()
     def nothing_runs_twice_or_beyond_the_nodes_capacity(self) -> None:
-        runs = sum((agent.runs for agent in self.agents.values()), Counter())
-        assert not runs or max(runs.values()) == 1, "2: an attempt ran twice"
-        ran = Counter(token.job_id for token in runs)
-        assert all(ran[job.id] <= 1 for job in self.rows.jobs.values() if job.at_most_once), "2: it may run once"
-        assert all(agent.load() <= CORES for agent in self.agents.values()), "3: a node is over-committed"
+        once = {job.id for job in self.rows.jobs.values() if job.at_most_once}
+        assert_runs_are_allowed(self.agents.values(), once)
 
     @invariant()
     def nothing_is_tried_against_a_wish_to_abort(self) -> None:
