@@ -13,11 +13,13 @@ from django.template.loader import render_to_string
 from django.views.decorators.http import require_GET, require_POST
 from django_htmx.middleware import HtmxDetails
 
+from executors import broker
 from executors.broker import RedisUnavailable
 from executors.hub import Fragments
 from jobs import services
 from jobs.applied import rows_of
 from jobs.lifecycle import LIVE
+from jobs.logs import read_log
 from jobs.masking import masked
 from jobs.models import ContainerSettings, Job
 from jobs.reasons import why_waiting
@@ -25,6 +27,9 @@ from jobs.timeline import happenings, steps
 from jobs.usage import report, samples_of
 
 SHOWN_RETRIES = 10
+MOST_ROOM = 100
+"""Lines of a log for which the page keeps room: as many as fit in the highest log."""
+BEYOND_ANY_LINE = 1 << 53
 PARTS = "head", "facts", "attempts", "events", "settings"
 """Of the page, what changes: each a template and the element `job-…`."""
 
@@ -69,7 +74,15 @@ def job_detail(request: HttpRequest, job_id: uuid.UUID) -> HttpResponse:
         context = detail_context(job_id)
     except Job.DoesNotExist:
         raise Http404(f"There is no job {job_id}.") from None
-    return render(request, "jobs/detail.html", context)
+    return render(request, "jobs/detail.html", context | {"log_lines": min(_lines_of(job_id), MOST_ROOM)})
+
+
+def _lines_of(job_id: uuid.UUID) -> int:
+    """How long its log is, for the room that the page keeps for it; 0 where nobody can say."""
+    try:
+        return read_log(broker.client(), job_id, BEYOND_ANY_LINE, limit=0).total
+    except RedisUnavailable:
+        return 0
 
 
 @require_POST

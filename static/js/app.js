@@ -4,7 +4,6 @@ import { startLive } from "./live.js";
 import { startNotify } from "./notify.js";
 import { startPalette } from "./palette.js";
 import { startSteady } from "./steady.js";
-import { startTimes } from "./times.js";
 
 const root = document.documentElement;
 
@@ -25,6 +24,7 @@ document.addEventListener("click", (event) => {
   if (dismisser) document.getElementById(dismisser.dataset.dismisses).close();
   const copier = event.target.closest("[data-copies]");
   if (copier) copy(copier);
+  if (event.target.nodeName === "TIME") event.target.closest("tr")?.querySelector(".row-link")?.click(); // it stands above the link, for its own hover
   if (event.target.nodeName === "DIALOG") event.target.close(); // its backdrop
 });
 
@@ -63,7 +63,6 @@ function complain(sentence) {
 }
 
 document.querySelector("[aria-invalid='true']")?.focus();
-startTimes();
 startLive();
 startKeys();
 startPalette();

@@ -1,6 +1,5 @@
 // One WebSocket a page. Its address stands in the page's [data-socket]; other modules join in with `onLive`.
 import { painted } from "./painted.js";
-import { showTimes } from "./times.js";
 
 const PING_EVERY = 15000, PONG_WITHIN = 10000;
 const FIRST_WAIT = 300, LONGEST_WAIT = 8000;
@@ -149,7 +148,7 @@ function connected() {
 
 function status(live) {
   const mark = document.getElementById("live-status");
-  mark.hidden = live === null;
+  mark.textContent = "";
   if (live === null) return;
   document.querySelectorAll("[data-redis-away]").forEach((element) => (element.hidden = live));
   mark.dataset.live = live ? "yes" : "no";

@@ -34,6 +34,7 @@ onLive("log", receive, () => ({ log_offset: following ? store.total || "" : "off
 
 function receive(page) {
   const before = store.total;
+  part("expected")?.remove();
   store.take(page, true);
   send({ logged: true });
   if (before === 0) seenTotal = store.total;

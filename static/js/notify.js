@@ -8,7 +8,7 @@ export function startNotify() {
   if (!("Notification" in window) || !navigator.locks) return;
   const button = document.getElementById("notify");
   if (button) {
-    button.hidden = false;
+    button.inert = false;
     showPressed(button);
     button.addEventListener("click", () => toggle(button));
   }

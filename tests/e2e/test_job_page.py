@@ -135,6 +135,7 @@ def test_a_short_log_takes_little_room_and_the_page_says_what_happened_and_how_i
     expect(page.locator(".timeline .step-label")).to_have_text(
         ["Submitted", "Placed", "Created", "Running", "Succeeded"]
     )
+    page.locator("#job-events time").first.hover()
     expect(page.locator("#job-events time").first).to_have_attribute("title", re.compile(r" UTC\)$"))
     settings = page.locator("#job-settings")
     settings.locator("summary").click()

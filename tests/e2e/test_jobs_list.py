@@ -180,3 +180,14 @@ def test_a_view_is_saved_found_again_and_deleted(page: Page) -> None:
     page.get_by_role("button", name="Views…").click()
     page.get_by_role("button", name="Delete the view Failed today").click()
     expect(view).to_have_count(0)
+
+
+def test_a_time_tells_its_moment_to_the_pointer_and_still_opens_its_row(page: Page, cluster: Cluster) -> None:
+    job_id = cluster.submit("true", name="when")
+    page.goto("/jobs/?text=when")
+    time = rows(page).locator("time").first
+    time.hover()
+    under_the_pointer = "document.querySelector(':hover:not(:has(:hover))').title"
+    assert re.search(r"\d{4}.*\(\d{4}-\d\d-\d\d \d\d:\d\d:\d\d UTC\)$", page.evaluate(under_the_pointer))
+    time.click()
+    expect(page).to_have_url(re.compile(rf"/jobs/{job_id}/$"))

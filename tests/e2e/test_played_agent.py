@@ -131,6 +131,7 @@ def test_the_page_of_an_executor_says_how_far_its_agent_is_behind(page: Page, cl
     page.goto(f"/executors/{NODE}/")
     expect(page.locator("#executor-resources")).to_contain_text("0.0.9 (this server has")
     head = page.locator("#executor-head")
+    head.locator("time").hover()
     expect(head.locator("time")).to_have_attribute("title", re.compile(r"UTC"))
     expect(head).not_to_contain_text("not yet processed")
     job_id = cluster.submit("true", name="behind")
