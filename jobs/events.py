@@ -24,11 +24,12 @@ CONSUMER = "scheduler"
 @dataclass(slots=True)
 class Batch:
     """Events in their order. `entry_ids` are all that was read, the unreadable ones too; `drained` says that nothing
-    older than now is left in the stream."""
+    older than `read_at`, a time of the scheduler's clock, is left in the stream."""
 
     events: list[Event] = field(default_factory=list)
     entry_ids: list[bytes] = field(default_factory=list)
     drained: bool = False
+    read_at: float = 0.0
 
 
 def group_of(term: int) -> str:

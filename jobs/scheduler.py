@@ -6,12 +6,15 @@ database what is to be sent, and in the stream what is to be applied, and doing 
 One transaction a pass. It begins with the lease, so that a scheduler that no longer leads writes nothing. What is
 placed is decided from memory (`jobs/tracking.py`), so that a pass costs by what changed; before the commit the rows
 that the decision rests on are locked, and memory that was wrong places nothing.
+
+Where one pass follows another, what is said to Redis and read from it goes on beside them, while they wait for the
+database: the next events are read before the pass commits, and what it decided is sent while the next one applies.
 """
 
-import json
 import logging
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
+from concurrent.futures import Executor as Threads
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -24,11 +27,11 @@ from django.db import transaction
 from django.db.models import Q
 from django.utils import timezone
 
-from agent.protocol import Event, Heartbeat, Hello, PassRequest, Wake
+from agent.protocol import PassRequest, Wake
 from executors import broker, registry
 from executors.models import Executor
 from executors.writes import one_of
-from jobs import commands, crashpoints, events, leadership, observing, snapshot, timeouts, tracking
+from jobs import commands, events, leadership, observing, snapshot, timeouts, tracking
 from jobs.applying import apply
 from jobs.audit import Audit
 from jobs.lifecycle import EndReason, State
@@ -38,6 +41,7 @@ from jobs.scheduling.placement import Strategy
 from jobs.snapshot import Cluster
 from jobs.tracking import Mirror
 from jobs.transitions import Ledger
+from jobs.wire import AtOnce, Delivery, Wire, reach
 
 logger = logging.getLogger(__name__)
 
@@ -53,7 +57,6 @@ QUEUE_READ_PER_PASS = 5000
 STOP_AGAIN_SECONDS = 20
 """How long after the grace period a container that is still held is told to stop again."""
 
-REPLY_KEPT_SECONDS = 60
 REASONS_IN_REPLY = 100
 
 
@@ -72,7 +75,8 @@ class Pass:
 class Scheduler:
     """The leader's memory between passes; everything in it can be lost without harm.
 
-    `interruptible` wraps the wait for events, the one moment at which the process may be told to stop.
+    `interruptible` wraps the wait for events, the one moment at which the process may be told to stop. `beside` is the
+    one thread that speaks to Redis where passes follow each other; without it there is none.
     """
 
     _audit: Audit
@@ -83,9 +87,11 @@ class Scheduler:
         term: int,
         clock: Callable[[], float] = time.monotonic,
         interruptible: Callable[[], AbstractContextManager[None]] = nullcontext,
+        beside: Threads | None = None,
     ) -> None:
         self.holder, self.term = holder, term
         self._clock, self._interruptible = clock, interruptible
+        self._wire = Wire(term, clock, beside or AtOnce())
         self._heard: dict[str, float] = {}
         self._stops = Stops()
         self.start_over()
@@ -93,11 +99,17 @@ class Scheduler:
     def start_over(self) -> None:
         """After anything went wrong, and at first: read again what was not acknowledged and all that is remembered,
         send again what is outstanding, and give every executor a full period before it counts as lost."""
+        self._wire.forget()
+        self._busy = False
         self._unacknowledged = True
         self._resend = True
         self._mirror: Mirror | None = None
         self._quiet_since = self._read_at = self._renewed = self._clock()
         self._none_lost_before = 0.0
+
+    def finish(self) -> None:
+        """Wait until all that passes decided is said."""
+        self._wire.forget()
 
     def run_pass(self, block_seconds: float = 0) -> Pass:
         """One pass; waits up to `block_seconds` for something to happen first.
@@ -105,11 +117,10 @@ class Scheduler:
         Raises LostLeadership, WrongMemory, redis.RedisError or a database error: nothing is lost then, and after
         `start_over` the next pass takes it up again.
         """
-        client = broker.client()
-        batch = self._receive(client, block_seconds)
-        requests = [event for event in batch.events if isinstance(event, PassRequest)]
+        batch = self._receive(block_seconds)
+        asked = any(isinstance(event, PassRequest) for event in batch.events)
         now = timezone.now()
-        _reach("received", batch.events)
+        reach("received", batch.events)
         mirror = self._catch_up([event for event in batch.events if isinstance(event, Wake)], now)
         with transaction.atomic():
             leadership.renew(self.holder, self.term)
@@ -118,34 +129,41 @@ class Scheduler:
             ledger = Ledger(now, mirror.at_hand)
             lost = self._lose_silent(mirror, ledger) if batch.drained else []
             self._expire(mirror, lost, ledger)
+            if self._busy:
+                self._wire.read_ahead()
             placed, more = self._place(mirror, ledger)
-            waiting = _waiting(mirror.cluster(), now) if requests else {}
+            waiting = _waiting(mirror.cluster(), now) if asked else {}
             outcome.add(ledger.outcome)
             if self._resend:
                 commands.merge(outcome.commands, commands.outstanding())
-            _reach("before-commit", batch.events, placed)
+            reach("before-commit", batch.events, placed)
         self._mirror = mirror
         self._renewed = self._clock()
         observing.tally.add(outcome.waits, outcome.ended)
         if outcome.lines:
             logger.info("%s", "\n".join(outcome.lines))
 
-        _reach("before-send", batch.events, placed)
-        commands.trim(client, _passed(batch.events) | {executor.id: executor.last_command for executor in lost})
-        commands.send(client, outcome.commands)
+        more = more or not batch.drained or not mirror.whole or bool(mirror.doubted)
+        self._busy = more and not self._unacknowledged
         self._resend = False
-        commands.ask_for_hello(client, outcome.strangers)
-        _reach("before-acknowledge", batch.events, placed)
-        events.acknowledge(client, self.term, batch.entry_ids)
-        _answer(client, requests, placed, waiting)
-        if outcome.changed_jobs or outcome.changed_executors:
-            broker.publish_changes(jobs=outcome.changed_jobs, executors=outcome.changed_executors)
-        return Pass(placed, more=more or not batch.drained or not mirror.whole or bool(mirror.doubted))
+        delivery = Delivery(
+            batch,
+            placed,
+            outcome.commands,
+            {executor.id: executor.last_command for executor in lost},
+            outcome.strangers,
+            outcome.changed_jobs,
+            outcome.changed_executors,
+            waiting,
+        )
+        self._wire.deliver(delivery, beside=self._busy)
+        return Pass(placed, more)
 
     # --- Receive ---------------------------------------------------------------------------------------------
 
-    def _receive(self, client: redis.Redis, block_seconds: float) -> events.Batch:
+    def _receive(self, block_seconds: float) -> events.Batch:
         if self._unacknowledged:
+            client = broker.client()
             events.ensure_group(client, self.term)
             batch = events.receive_unacknowledged(client, self.term)
             if batch.entry_ids:
@@ -154,16 +172,16 @@ class Scheduler:
         block_seconds = min(block_seconds, MAX_BLOCK_SECONDS, settings.LEASE_SECONDS / 3, self._seconds_to_next_due())
         try:
             with self._interruptible():
-                batch = events.receive(client, self.term, block_seconds)
+                batch = self._wire.receive(block_seconds)
         except redis.ResponseError as error:
             if "NOGROUP" not in str(error):
                 raise
             leadership.renew(self.holder, self.term)  # A successor would have taken it away.
             logger.warning("Redis was emptied; everything outstanding is sent again")
             self.start_over()
-            events.ensure_group(client, self.term)
+            events.ensure_group(broker.client(), self.term)
             return events.Batch()
-        before, self._read_at = self._read_at, self._clock()
+        before, self._read_at = self._read_at, batch.read_at
         if self._read_at - before > block_seconds + settings.HEARTBEAT_INTERVAL:
             logger.warning("this process, or the database, stood still; every executor gets a full period again")
             self._quiet_since = self._read_at
@@ -317,19 +335,6 @@ def _check_room(executors: Sequence[Executor], placed: Sequence[Attempt]) -> Non
         raise WrongMemory(f"A GPU of executor {shared[0]} would have been given twice; nothing was placed.")
 
 
-def _reach(moment: str, batch: Sequence[Event], placed: Sequence[Attempt] = ()) -> None:
-    """Where a test may have the process killed: at a moment of a pass that places, runs or finishes an attempt."""
-    if placed:
-        crashpoints.reach(f"placing-{moment}")
-    for kind in {event.kind for event in batch}:
-        crashpoints.reach(f"{kind}-{moment}")
-
-
-def _passed(batch: Iterable[Event]) -> dict[str, int]:
-    """The last command each agent says it has passed."""
-    return {event.executor_id: event.last_command for event in batch if isinstance(event, Hello | Heartbeat)}
-
-
 def _uuid(text: str) -> UUID | None:
     try:
         return UUID(text)
@@ -337,37 +342,8 @@ def _uuid(text: str) -> UUID | None:
         return None
 
 
-# --- Answering whoever asked for a pass --------------------------------------------------------------------------
-
-
 def _waiting(cluster: Cluster, now: datetime) -> dict[str, Any]:
     """The jobs that still wait, after this pass, and why."""
     pending = Job.objects.filter(state=State.PENDING).order_by("-priority", "id")
     reasons = [{"job_id": str(job.id), "reason": cluster.why_waiting(job, now)} for job in pending[:REASONS_IN_REPLY]]
     return {"waiting": reasons, "waiting_count": pending.count()}
-
-
-def _answer(
-    client: redis.Redis, requests: Sequence[PassRequest], placed: Sequence[Attempt], waiting: dict[str, Any]
-) -> None:
-    body = {
-        "placed": [
-            {
-                "job_id": str(attempt.job_id),
-                "attempt": attempt.number,
-                "executor_id": attempt.executor_id,
-                "executor_name": attempt.executor_name,
-                "gpu_indices": attempt.gpu_indices,
-            }
-            for attempt in placed
-        ],
-        **waiting,
-    }
-    for request in requests:
-        if not request.reply_to.startswith(broker.keys().reply("")):
-            logger.warning("pass request skipped: %r is not a key for replies", request.reply_to)
-            continue
-        with client.pipeline() as pipeline:
-            pipeline.rpush(request.reply_to, json.dumps(body))
-            pipeline.expire(request.reply_to, REPLY_KEPT_SECONDS)
-            pipeline.execute()

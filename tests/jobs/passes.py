@@ -1,5 +1,6 @@
 """Passes of a scheduler whose clock a test moves, over a real Redis and database."""
 
+from concurrent.futures import Executor as Threads
 from typing import Any
 
 from django.db.models.functions import Now
@@ -21,13 +22,13 @@ class Clock:
         return self.now
 
 
-def new_leader(clock: Clock) -> Scheduler:
+def new_leader(clock: Clock, beside: Threads | None = None) -> Scheduler:
     """A scheduler that takes over, whoever leads."""
     SchedulerLease.objects.update(expires_at=Now())
     holder = leadership.new_holder()
     term = leadership.acquire(holder)
     assert term is not None
-    return Scheduler(holder, term, clock)
+    return Scheduler(holder, term, clock, beside=beside)
 
 
 def submit(**fields: Any) -> Job:

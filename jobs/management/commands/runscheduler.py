@@ -6,6 +6,7 @@ import signal
 import time
 from argparse import ArgumentParser, RawDescriptionHelpFormatter
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from types import FrameType
 from typing import Any
@@ -151,8 +152,8 @@ def stand_by(stop: StopSignal) -> None:
         trouble.over("the database")
         if term is not None:
             announced = False
-            with chores():
-                lead(Scheduler(holder, term, interruptible=stop.interruptible), stop, trouble)
+            with chores(), ThreadPoolExecutor(1, "redis") as beside:
+                lead(Scheduler(holder, term, interruptible=stop.interruptible, beside=beside), stop, trouble)
             continue
         if not announced:
             logger.info("standing by, another scheduler leads")
@@ -187,6 +188,7 @@ def lead(scheduler: Scheduler, stop: StopSignal, trouble: "Trouble") -> None:
     except LostLeadership as error:
         logger.warning("%s", error)
     finally:
+        scheduler.finish()
         give_up(scheduler)
 
 
