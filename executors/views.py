@@ -21,6 +21,7 @@ from executors.overview import Shown, shown_executors
 from executors.usage import cached_images
 
 RECENT_ATTEMPTS = 20
+RECENT_WINDOW = 200
 RECENT_EVENTS = 30
 NEWEST = 5
 
@@ -64,14 +65,13 @@ def detail_context(executor_id: str) -> dict[str, Any]:
         raise Executor.DoesNotExist
     shown = shown_executors([executor])[0]
     live = list(executor.attempts.filter(finished_at__isnull=True).select_related("job").order_by("-placed_at"))
-    recent = executor.attempts.filter(finished_at__isnull=False).select_related("job").order_by("-id")
     return {
         "executor": executor,
         "shown": shown,
         "usage": shown.usage,
         "gpus": _gpus(shown, live),
         "live": live,
-        "recent": list(recent[:RECENT_ATTEMPTS]),
+        "recent": ended_lately(executor),
         "events": list(executor.events.order_by("-id")[:RECENT_EVENTS]),
         "images": cached_images(executor_id),
         # Not last_command - passed_command: heartbeats tell the latter late, a running attempt tells it at once.
@@ -82,6 +82,14 @@ def detail_context(executor_id: str) -> dict[str, Any]:
         ),
         "server_version": __version__,
     }
+
+
+def ended_lately(executor: Executor) -> list[Any]:
+    """Its attempts that ended last, the last one first, out of the RECENT_WINDOW that were placed here last."""
+    attempts = executor.attempts.filter(finished_at__isnull=False)
+    placed_last = attempts.order_by("-id").values_list("finished_at", "id")[:RECENT_WINDOW]
+    ids = [attempt_id for _, attempt_id in sorted(placed_last, reverse=True)[:RECENT_ATTEMPTS]]
+    return list(attempts.filter(id__in=ids).select_related("job").order_by("-finished_at", "-id"))
 
 
 def _gpus(shown: Shown, live: list[Any]) -> list[dict[str, Any]]:

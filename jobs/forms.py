@@ -33,7 +33,10 @@ class JobForm(forms.Form):
     """Fields have the API's names, so that an error finds its place. What was typed stays text until it is checked."""
 
     docker_image = _text("Image", help_text="As for docker run, such as alpine:latest.", suggestions="known-images")
-    command = _text(rows=3, help_text="Split as a shell would. Empty runs the image's own.")
+    command = _text(
+        rows=3,
+        help_text='A line, split as a shell would, or a list such as ["echo", "a b"]. Empty runs the image\'s own.',
+    )
     name = _text(help_text="Optional; how you find it again.")
     cpu_cores = _text("CPU cores", initial="1", help_text="Fractions allowed.")
     memory_gb = _text("Memory in GB", initial="1", help_text="0.25 is 256 MB.")
@@ -102,7 +105,7 @@ class JobForm(forms.Form):
             return number
         if name in NAMED_TEXTS:
             return self._named_texts(name, text)
-        return text
+        return typed_command(text) if name == "command" else text
 
     def _named_texts(self, name: str, text: str) -> dict[str, str]:
         """One `NAME=value` a line; empty lines are skipped."""
@@ -142,6 +145,15 @@ def _number(text: str) -> float | int | None:
     except ValueError:
         return None
     return number if isinstance(number, int | float) and not isinstance(number, bool) else None
+
+
+def typed_command(text: str) -> list[str] | str:
+    """A JSON list of strings as what it says, as in a Dockerfile; all else is a line that is still to be split."""
+    try:
+        items = json.loads(text)
+    except ValueError:
+        return text
+    return items if isinstance(items, list) and all(isinstance(item, str) for item in items) else text
 
 
 def initial_from(job: Job) -> dict[str, str | bool]:

@@ -13,7 +13,7 @@ from executors import broker
 from executors.models import Executor
 from jobs import reasons, services
 from jobs.docker_run import NotDockerRun, parse_docker_run
-from jobs.forms import JobForm
+from jobs.forms import JobForm, typed_command
 from jobs.listing import as_job_id
 from jobs.models import Job
 from jobs.scheduling.room import could_ever_fit, fits
@@ -116,7 +116,7 @@ def preview(request: HttpRequest) -> HttpResponse:
 def preview_context(request: HttpRequest, form: JobForm) -> dict[str, Any]:
     try:
         argv, argv_problem = (
-            parse_submission({"docker_image": "any", "command": form["command"].value() or ""}).command,
+            parse_submission({"docker_image": "any", "command": typed_command(form["command"].value() or "")}).command,
             "",
         )
     except InvalidSubmission as error:

@@ -41,12 +41,13 @@ MOST_LINES = 4
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """One thing to look at. `level` is error or warning; `link` leads to `subject`, and `text` follows it."""
+    """One thing to look at. `level` is error or warning; `link` leads to `subject`, `text` follows it, then `since`."""
 
     level: str
     link: str
     subject: str
     text: str
+    since: datetime | None = None
 
 
 def attention(now: datetime) -> list[Item]:
@@ -126,8 +127,7 @@ def waiting_jobs(now: datetime) -> list[Item]:
     many = f"{MOST_WAITING} jobs and more" if count == MOST_WAITING else f"{count} job{'' if count == 1 else 's'}"
     oldest = overdue.values_list("submitted_at", flat=True)[0]
     verb = "has" if count == 1 else "have"
-    text = f"{verb} waited over {minutes} minutes, the oldest since {oldest:%d %b %H:%M} UTC."
-    return [Item("warning", link, many, text)]
+    return [Item("warning", link, many, f"{verb} waited over {minutes} minutes, the oldest since", oldest)]
 
 
 def misfits() -> list[Item]:

@@ -4,6 +4,7 @@ import { painted } from "./painted.js";
 
 const EVERY = 5000;
 const SYNC = "job-usage";
+const TICK_SECONDS = [1, 2, 5, 10, 30, 60, 120, 300, 600, 1800, 3600, 7200, 21600, 43200, 86400, 604800];
 const BYTE_STEPS = Array.from({ length: 45 }, (_, power) => 2 ** power); // so that an axis says 256 MB, not 238
 
 const panel = document.getElementById("job-usage");
@@ -74,7 +75,7 @@ function draw(figure, usage) {
     cursor: { sync: { key: SYNC }, y: false },
     scales: { y: { range: (_, low, high) => [0, Math.max(high, limit ?? 0, 0.001) * 1.08] } },
     axes: [
-      { stroke: ink, grid, ticks: grid, values: (_, ticks) => ticks.map((tick) => clock.format(tick * 1000)), space: 80 },
+      { stroke: ink, grid, ticks: grid, incrs: TICK_SECONDS, values: (_, ticks) => ticks.map((tick) => clock.format(tick * 1000)), space: 80 },
       { stroke: ink, grid, ticks: grid, size: 74, ...(kind.steps ? { incrs: kind.steps } : {}), values: (_, ticks) => ticks.map(kind.format) },
     ],
     series: [{}, ...series],

@@ -124,6 +124,7 @@ def test_what_needs_attention_stands_on_top_and_leads_there(page: Page, demo: Cl
 def test_jobs_that_wait_too_long_are_said_and_listed(page: Page) -> None:
     page.goto("/")
     line = page.locator("#dashboard-attention li", has_text="have waited over 5 minutes, the oldest since")
+    expect(line.locator("time")).to_have_text(re.compile(r"\d\d:\d\d:\d\d$"))
     line.get_by_role("link", name=re.compile(r"^\d+ jobs$")).click()
     expect(page).to_have_url(re.compile(r"/jobs/\?state=PENDING$"))
     states = page.locator("#job-list tbody .badge")

@@ -191,3 +191,14 @@ def test_a_time_tells_its_moment_to_the_pointer_and_still_opens_its_row(page: Pa
     assert re.search(r"\d{4}.*\(\d{4}-\d\d-\d\d \d\d:\d\d:\d\d UTC\)$", page.evaluate(under_the_pointer))
     time.click()
     expect(page).to_have_url(re.compile(rf"/jobs/{job_id}/$"))
+
+
+@pytest.mark.parametrize("width", [1280, 1001, 720])
+@pytest.mark.parametrize("path", ["/", "/jobs/"])
+def test_the_word_of_a_state_is_never_cut(page: Page, cluster: Cluster, path: str, width: int) -> None:
+    cluster.submit("true")
+    page.set_viewport_size({"width": width, "height": 800})
+    page.goto(path)
+    cell = page.locator("table.jobs .cell-state").first
+    cell.locator(".badge").evaluate("(badge) => badge.textContent = 'Succeeded'")
+    assert cell.evaluate("(cell) => cell.scrollWidth <= cell.clientWidth")

@@ -33,6 +33,8 @@ def test_while_one_types_it_shows_the_split_and_the_line_for_a_shell(page: Page)
     expect(beside.locator("pre").first).to_contain_text('"docker_image": "alpine:3.20"')
     expect(beside).to_contain_text("No executor has registered yet")
     expect(page.get_by_label("Command")).to_be_focused()
+    page.get_by_label("Command").fill('["echo", "two words", "[x]"]')
+    expect(beside.locator(".argv span")).to_have_text(["echo", "two words", "[x]"])
 
 
 def test_a_preset_fills_in_the_resources(page: Page) -> None:

@@ -4,6 +4,7 @@ import io
 import json
 import tarfile
 import time
+from datetime import timedelta
 
 import pytest
 import redis
@@ -252,3 +253,12 @@ def test_images_are_listed_and_an_agent_that_says_nothing_is_said_so(client: Cli
     assert "alpine:3.20" in page and "8 MB" in page
     redis_client.set(keys().images("node-1"), "nonsense")
     assert "has not said lately" in text_of(client, "/executors/node-1/")
+
+
+def test_what_ended_last_stands_first_however_long_ago_it_was_placed(client: Client) -> None:
+    executor = make_executor()
+    for name in ("long", "short"):
+        make_job(State.SUCCEEDED, executor, name=name)
+    Attempt.objects.filter(job__name="long").update(finished_at=timezone.now() + timedelta(hours=2))
+    page = text_of(client, "/executors/node-1/")
+    assert page.index(">long<") < page.index(">short<")

@@ -19,6 +19,22 @@ def errors(form: JobForm) -> dict[str, list[str]]:
     return {name: list(sentences) for name, sentences in form.errors.items()}
 
 
+@pytest.mark.parametrize(
+    ("typed_as", "command"),
+    [
+        ('["echo", "a b", "it\'s"]', ["echo", "a b", "it's"]),
+        ('[\n  "sh",\n  "-c",\n  "ls"\n]', ["sh", "-c", "ls"]),
+        ("[ -f /etc/passwd ]", ["[", "-f", "/etc/passwd", "]"]),
+        ("echo 1", ["echo", "1"]),
+        ("7", ["7"]),
+    ],
+)
+def test_a_command_is_a_line_or_a_list(typed_as: str, command: list[str]) -> None:
+    form = JobForm(typed(command=typed_as))
+    assert form.is_valid(), form.errors
+    assert form.submission.command == command
+
+
 def test_what_is_typed_becomes_the_submission_that_the_api_would_make() -> None:
     form = JobForm(
         typed(

@@ -85,8 +85,9 @@ def test_jobs_that_wait_too_long_are_counted() -> None:
     waited(make_job(), 4)
     assert sentences() == []
     waited(make_job(), 6)
-    (sentence,) = sentences()
-    assert sentence.startswith("1 job has waited over 5 minutes, the oldest since ")
+    (item,) = attention.attention(timezone.now())
+    assert (item.subject, item.text) == ("1 job", "has waited over 5 minutes, the oldest since")
+    assert item.since == Job.objects.order_by("id").values_list("submitted_at", flat=True)[0]
 
 
 def test_a_job_that_no_executor_could_ever_fit_is_said_once_a_shape() -> None:
