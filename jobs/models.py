@@ -145,8 +145,9 @@ class Attempt(models.Model):
             ),
         ]
         indexes = [
-            models.Index(fields=["executor"], condition=Q(finished_at__isnull=True), name="attempt_live"),
             models.Index(fields=["executor"], name="attempt_executor"),  # for an executor that is forgotten
+            # The last: of two indexes that seem alike to it, SQLite takes the one that was made last.
+            models.Index(fields=["executor"], condition=Q(finished_at__isnull=True), name="attempt_live"),
         ]
 
     def __str__(self) -> str:

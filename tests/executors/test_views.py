@@ -40,6 +40,12 @@ def sample(client: redis.Redis, executor_id: str, age: float = 0, **fields: obje
     client.xadd(keys().samples(executor_id), body)
 
 
+@pytest.mark.django_db
+def test_what_an_executor_holds_is_read_without_all_that_it_ever_ran() -> None:
+    plan = Attempt.objects.filter(finished_at__isnull=True, executor_id__in=["a", "b"]).explain()
+    assert "attempt_executor" not in plan
+
+
 def test_with_no_executor_the_list_says_how_to_start_one(client: Client) -> None:
     assert "python -m agent" in text_of(client, "/executors/")
 
