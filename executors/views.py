@@ -52,7 +52,12 @@ def list_fragments(wanted: ExecutorFilter) -> Fragments:
 
 @require_GET
 def executor_list(request: HttpRequest) -> HttpResponse:
-    return render(request, "executors/list.html", list_context(ExecutorFilter.from_query(request.GET)))
+    wanted = ExecutorFilter.from_query(request.GET)
+    if "HX-Request" not in request.headers or "HX-History-Restore-Request" in request.headers:
+        return render(request, "executors/list.html", list_context(wanted))
+    response = render(request, "executors/_list.html", list_context(wanted))
+    response["HX-Push-Url"] = reverse("executors:list") + wanted.query()
+    return response
 
 
 # --- One executor ------------------------------------------------------------------------------------------------

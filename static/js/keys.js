@@ -31,6 +31,7 @@ function remember(on) {
 }
 
 function pressed(event) {
+  if (event.key === "Escape" && event.target.matches("input[type=search]") && !event.target.value) event.target.blur(); // back to single keys
   if (event.defaultPrevented || event.ctrlKey || event.metaKey || event.altKey || !toggle.checked) return;
   if (document.querySelector("dialog[open]") || isTyping(event.target)) return;
   if (act(event)) event.preventDefault();

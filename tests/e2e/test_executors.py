@@ -170,6 +170,25 @@ def test_a_new_node_joins_with_the_commands_parts_and_shows_on_the_page(
     expect(page.locator("#join-copy")).not_to_have_text("Copy")
 
 
+def test_the_list_narrows_while_one_types_and_the_address_leads_back(page: Page, cluster: Cluster, node: str) -> None:
+    page.goto("/executors/")
+    expect(page.locator("#live-status")).to_have_text("Live")
+    page.keyboard.press("/")
+    page.keyboard.type("no such node")
+    expect(page.locator("#executor-list")).to_contain_text("No executor matches")
+    expect(page).to_have_url(re.compile(r"/executors/\?text=no\+such\+node$"))
+    page.go_back()
+    expect(page.locator("#executor-list .row-link")).to_have_count(len(cluster.executors()))
+    expect(page).to_have_url(re.compile(r"/executors/$"))
+    page.get_by_label("Name, address, GPU or label").fill(cluster.tag)
+    expect(page).to_have_url(re.compile(rf"text={cluster.tag}$"))
+    page.keyboard.press("Escape")
+    page.keyboard.press("Escape")
+    page.keyboard.press("g")
+    page.keyboard.press("d")
+    expect(page).to_have_url(re.compile(r"/$"))
+
+
 def test_an_executor_is_forgotten_once_nothing_runs_there(page: Page, cluster: Cluster) -> None:
     executor_id = cluster.start_agent("b")
     job_id = cluster.shell("sleep 300", labels={})
