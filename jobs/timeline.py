@@ -127,8 +127,8 @@ def _of_attempt(attempt: Attempt, queued_again: bool) -> Iterator[tuple[datetime
         yield attempt.started_at + shift, Happening(attempt.started_at, "Running", attempt=number)
     if attempt.finished_at:
         by_node = attempt.started_at is not None
-        again = " Queued again." if queued_again else ""
-        text = f"{attempt.state.capitalize()}: {attempt.reason_text or attempt.reason}{again}"
+        why = (attempt.reason_text or attempt.reason).rstrip(".")
+        text = f"{attempt.state.capitalize()}: {why}.{' Queued again.' if queued_again else ''}"
         kind = "good" if attempt.state == State.SUCCEEDED else "bad"
         ended = Happening(attempt.finished_at, text, attempt=number, kind=kind)
         yield max(attempt.finished_at + shift if by_node else attempt.finished_at, attempt.placed_at), ended

@@ -57,7 +57,7 @@ def test_everything_is_listed_in_order_though_a_nodes_clock_is_ten_minutes_slow(
     )  # fmt: skip
     lost = Attempt(
         job=job, number=1, executor_name="n1", placed_at=after(1), state=State.FAILED, finished_at=after(20),
-        reason_text="The executor stopped sending heartbeats.",
+        reason_text="The executor stopped sending heartbeats",
     )  # fmt: skip
     second = Attempt(
         job=job, number=2, executor_name="n2", gpu_indices=[0, 3], placed_at=after(21), accepted_at=after(-579),
