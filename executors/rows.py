@@ -2,12 +2,14 @@
 for defaults, relations and signals, which takes longer than reading the row does.
 """
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
 from django.db import DEFAULT_DB_ALIAS
-from django.db.models import Model, QuerySet
+from django.db.models import JSONField, Model, QuerySet, TextField
 from django.db.models.base import ModelState
+from django.db.models.functions import Cast
 
 M = TypeVar("M", bound=Model)
 
@@ -25,14 +27,36 @@ def made(cls: type[M], values: Mapping[str, Any], related: Mapping[str, Model] |
 
 
 def read(rows: QuerySet[M], names: Sequence[str]) -> Iterator[M]:
-    """The rows as instances that know these fields, named by attribute."""
-    for values in rows.values_list(*names):
+    """The rows as instances that know these fields, named by attribute. They share what JSON they have in common, so
+    that whoever changes it gives them another value."""
+    for values in _values(rows, [(rows.model, "", name) for name in names]):
         yield made(rows.model, dict(zip(names, values, strict=True)))
 
 
 def read_with(rows: QuerySet[M], names: Sequence[str], relation: str, its_names: Sequence[str]) -> Iterator[M]:
     """The same, each with the row of another model that the foreign key `relation` leads to."""
     other: Any = rows.model._meta.get_field(relation).related_model
-    for values in rows.values_list(*names, *(f"{relation}__{name}" for name in its_names)):
+    columns = [(rows.model, "", name) for name in names] + [(other, f"{relation}__", name) for name in its_names]
+    for values in _values(rows, columns):
         related = made(other, dict(zip(its_names, values[len(names) :], strict=True)))
         yield made(rows.model, dict(zip(names, values, strict=False)), {relation: related})
+
+
+def _values(rows: QuerySet[M], columns: Sequence[tuple[type[Model], str, str]]) -> Iterator[list[Any]]:
+    """The rows' values; a column is a model, the way to it and the field's name. JSON is read as text, and parsed once
+    however many rows have it: most have the same, or none."""
+    wanted: list[Any] = [way + name for _, way, name in columns]
+    of_json = [
+        place for place, (model, _, name) in enumerate(columns) if isinstance(model._meta.get_field(name), JSONField)
+    ]
+    for place in of_json:
+        wanted[place] = Cast(wanted[place], TextField())
+    parsed: dict[str | None, Any] = {None: None}
+    for row in rows.values_list(*wanted):
+        values = list(row)
+        for place in of_json:
+            text = values[place]
+            if text not in parsed:
+                parsed[text] = json.loads(text)
+            values[place] = parsed[text]
+        yield values

@@ -1,5 +1,6 @@
 """Database rows as the plain values of `jobs/scheduling`: read a piece at a time, each piece by an index."""
 
+import json
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
@@ -7,7 +8,8 @@ from datetime import datetime, timedelta
 from typing import NamedTuple
 from uuid import UUID
 
-from django.db.models import Q, QuerySet, Sum
+from django.db.models import Q, QuerySet, Sum, TextField
+from django.db.models.functions import Cast
 
 from executors.models import Executor
 from executors.writes import one_of
@@ -191,7 +193,8 @@ def _pending() -> QuerySet[Job]:
 
 
 def _read(jobs: QuerySet[Job]) -> list[Waiting]:
-    """Jobs of one shape share what they need: of a million, that is half of the memory."""
+    """Jobs of one shape share what they need: of a million, that is half of the memory; and labels, which are
+    JSON, are parsed once."""
     rows = jobs.values_list(
         "id",
         "priority",
@@ -202,14 +205,14 @@ def _read(jobs: QuerySet[Job]) -> list[Waiting]:
         "memory_bytes",
         "gpu_type",
         "gpu_count",
-        "labels",
+        Cast("labels", TextField()),
     )
     shapes: dict[str, tuple[str, Requirements]] = {}
     found = []
-    for job_id, priority, executor_id, not_before, digest, *needs in rows:
+    for job_id, priority, executor_id, not_before, digest, cpu, memory, gpu_type, gpu_count, labels in rows:
         shape = shapes.get(digest)
         if shape is None:
-            shape = shapes[digest] = digest, Requirements(*needs)
+            shape = shapes[digest] = digest, Requirements(cpu, memory, gpu_type, gpu_count, json.loads(labels))
         found.append(Waiting(PendingJob(job_id, *shape, priority, executor_id), not_before))
     return found
 

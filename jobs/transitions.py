@@ -6,6 +6,7 @@ everything at once. Messages about any but the current, live attempt of a job fi
 something twice changes nothing.
 """
 
+import functools
 import json
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
@@ -209,16 +210,17 @@ class Ledger:
         """The attempt's container runs."""
         if attempt.state == State.RUNNING:
             return
-        if attempt.job.started_at is None:
-            self.outcome.waits.append(max(0.0, (self.now - attempt.job.submitted_at).total_seconds()))
-        attempt.state = attempt.job.state = lifecycle.next_state(State(attempt.job.state), Trigger.RUN).value
+        job = attempt.job
+        if job.started_at is None:
+            self.outcome.waits.append(max(0.0, (self.now - job.submitted_at).total_seconds()))
+        attempt.state = job.state = lifecycle.next_state(State(job.state), Trigger.RUN).value
         attempt.running_since = self.now
-        attempt.started_at = attempt.job.started_at = engine_time(event.started_at) or self.now
+        attempt.started_at = job.started_at = engine_time(event.started_at) or self.now
         attempt.container_id, attempt.progress = clean(event.container_id, 64), ""
         attempt.layers = []
         _note_start(attempt, event)
         self._note_settings(attempt, event.settings)
-        self.outcome.lines.append(f"job {attempt.job_id} RUNNING on {attempt.executor_name}")
+        self.outcome.lines.append(f"job {job.id} RUNNING on {attempt.executor_name}")
         self._change(attempt)
 
     def finish(self, attempt: Attempt, event: AttemptFinished) -> None:
@@ -315,10 +317,11 @@ class Ledger:
         self._touch(attempt)
 
     def _touch(self, attempt: Attempt) -> None:
-        self.outcome.touched[attempt.job_id] = attempt
-        self.outcome.changed_jobs.add(attempt.job_id)
-        if attempt.executor_id:
-            self.outcome.changed_executors.add(attempt.executor_id)
+        job_id, executor_id = attempt.job_id, attempt.executor_id  # Django takes its time to look them up
+        self.outcome.touched[job_id] = attempt
+        self.outcome.changed_jobs.add(job_id)
+        if executor_id:
+            self.outcome.changed_executors.add(executor_id)
 
     def _next_command(self, executor_id: str) -> int:
         if executor_id not in self._counters:
@@ -355,6 +358,7 @@ def _note_start(attempt: Attempt, event: AttemptProgress | AttemptRunning | Atte
         attempt.created_at = engine_time(event.created_at) or attempt.created_at
 
 
+@functools.lru_cache(maxsize=4096)
 def engine_time(text: str | None) -> datetime | None:
     """A time as the engine gives it; None for none, for one that cannot be read, and for the engine's 'never'."""
     if not text:
