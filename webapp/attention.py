@@ -12,6 +12,7 @@ from uuid import UUID
 from django.urls import reverse
 
 from executors.models import Executor
+from jobs.leadership import lease_status
 from jobs.lifecycle import State
 from jobs.listing import JobFilter
 from jobs.models import Job
@@ -52,8 +53,18 @@ class Item:
 
 def attention(now: datetime) -> list[Item]:
     """All there is, the worst first."""
-    items = [*ailing_executors(), *failing_jobs(now), *misfits(), *waiting_jobs(now)]
+    waiting = pending_jobs()
+    late = [*misfits(waiting), *overdue(waiting, now)] if waiting else []
+    items = [*(missing_scheduler() if waiting else []), *ailing_executors(), *failing_jobs(now), *late]
     return sorted(items, key=lambda item: item.level != "error")
+
+
+def missing_scheduler() -> list[Item]:
+    lease = lease_status()
+    if lease and not lease.expired:
+        return []
+    link = reverse("jobs:list") + JobFilter(state=State.PENDING.value).query()
+    return [Item("error", link, "Jobs wait", "for a scheduler: none is running. Start one: manage.py runscheduler.")]
 
 
 def ailing_executors() -> list[Item]:
@@ -117,45 +128,56 @@ def failure_streaks(since: UUID) -> list[tuple[str, int]]:
 # --- Jobs that wait ----------------------------------------------------------------------------------------------
 
 
-def waiting_jobs(now: datetime) -> list[Item]:
-    overdue = Job.objects.filter(state=State.PENDING, id__lt=oldest_job_id(now - WAIT_BOUND)).order_by("id")
-    count = overdue[:MOST_WAITING].count()
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """A PENDING job, as far as it matters here."""
+
+    id: UUID
+    name: str
+    submitted_at: datetime
+    shape: str
+    wanted: Requirements
+
+
+def pending_jobs() -> list[Waiting]:
+    """The MOST_WAITING that have waited longest, the first of them first."""
+    columns = "cpu_millicores", "memory_bytes", "gpu_type", "gpu_count", "labels"
+    pending = Job.objects.filter(state=State.PENDING).order_by("id")
+    rows = pending.values_list("id", "name", "image", "submitted_at", "shape", *columns)[:MOST_WAITING]
+    return [
+        Waiting(job_id, name or image, submitted_at, shape, Requirements(*requirements))
+        for job_id, name, image, submitted_at, shape, *requirements in rows
+    ]
+
+
+def overdue(waiting: list[Waiting], now: datetime) -> list[Item]:
+    bound = oldest_job_id(now - WAIT_BOUND)
+    count = sum(job.id < bound for job in waiting)
     if not count:
         return []
     minutes = int(WAIT_BOUND.total_seconds() // 60)
     link = reverse("jobs:list") + JobFilter(state=State.PENDING.value).query()
     many = f"{MOST_WAITING} jobs and more" if count == MOST_WAITING else f"{count} job{'' if count == 1 else 's'}"
-    oldest = overdue.values_list("submitted_at", flat=True)[0]
     verb = "has" if count == 1 else "have"
-    return [Item("warning", link, many, f"{verb} waited over {minutes} minutes, the oldest since", oldest)]
+    text = f"{verb} waited over {minutes} minutes, the oldest since"
+    return [Item("warning", link, many, text, waiting[0].submitted_at)]
 
 
-def misfits() -> list[Item]:
+def misfits(waiting: list[Waiting]) -> list[Item]:
     """Jobs that no registered executor could ever fit, one line a shape."""
-    rows = (
-        Job.objects.filter(state=State.PENDING)
-        .order_by("id")
-        .values_list(
-            "id", "name", "image", "shape", "cpu_millicores", "memory_bytes", "gpu_type", "gpu_count", "labels"
-        )
-    )
-    count: Counter[str] = Counter()
-    first: dict[str, tuple[UUID, str, Requirements]] = {}
-    for job_id, name, image, shape, *requirements in rows[:MOST_WAITING]:
-        count[shape] += 1
-        first.setdefault(shape, (job_id, name or image, Requirements(*requirements)))
-    if not count:
-        return []
+    count = Counter(job.shape for job in waiting)
     views = [view_of(executor) for executor in Executor.objects.only(*PLACED_BY)]
     if not views:
         return []  # the page says so in its own place
+    first: dict[str, Waiting] = {}
+    for job in waiting:
+        first.setdefault(job.shape, job)
     items = []
-    for shape, (job_id, name, wanted) in list(first.items())[:MOST_SHAPES]:
-        if why := explain.never_fits(wanted, views):
+    for shape, job in list(first.items())[:MOST_SHAPES]:
+        if why := explain.never_fits(job.wanted, views):
             more = f" and {count[shape] - 1} more like it" if count[shape] > 1 else ""
-            items.append(
-                Item("warning", reverse("jobs:detail", args=[job_id]), f"{name}{more}", f"can never start. {why}")
-            )
+            link = reverse("jobs:detail", args=[job.id])
+            items.append(Item("warning", link, f"{job.name}{more}", f"can never start. {why}"))
     return _bounded(items)
 
 

@@ -6,6 +6,7 @@ import pytest
 from django.utils import timezone
 
 from executors.models import Executor
+from jobs import leadership
 from jobs.lifecycle import State
 from jobs.models import Job
 from tests.rows import make_executor, make_job
@@ -13,6 +14,14 @@ from webapp import attention
 from webapp.moments import oldest_job_id
 
 pytestmark = pytest.mark.django_db
+
+
+@pytest.fixture(autouse=True)
+def term() -> int:
+    """Of a scheduler that leads."""
+    term = leadership.acquire("here")
+    assert term is not None
+    return term
 
 
 def sentences() -> list[str]:
@@ -32,6 +41,16 @@ def test_where_all_is_well_nothing_is_said() -> None:
     make_job(State.RUNNING, node)
     make_job()
     assert sentences() == []
+
+
+def test_jobs_that_wait_for_a_scheduler_say_so_first(term: int) -> None:
+    make_executor("gone", state="LOST")
+    leadership.release("here", term)
+    assert len(sentences()) == 1
+    make_job()
+    first, _ = attention.attention(timezone.now())
+    assert (first.level, first.link) == ("error", "/jobs/?state=PENDING")
+    assert first.text.startswith("for a scheduler: none is running.")
 
 
 def test_lost_executors_come_first_and_lead_to_their_pages() -> None:
@@ -98,7 +117,7 @@ def test_a_job_that_no_executor_could_ever_fit_is_said_once_a_shape() -> None:
     assert sentences() == [
         "giant and 1 more like it can never start. It needs 64 cores; the largest executor offers 8 cores."
     ]
-    assert attention.misfits()[0].link == f"/jobs/{first.id}/"
+    assert attention.misfits(attention.pending_jobs())[0].link == f"/jobs/{first.id}/"
 
 
 def test_what_it_costs_does_not_grow_with_executors_and_jobs(django_assert_max_num_queries) -> None:  # noqa: ANN001
