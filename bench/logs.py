@@ -5,9 +5,11 @@
 Throughput: the same container (same image, command, limits and log driver) is read in turn by a bare reader of
 docker-py's attach socket that only counts bytes, and by the system, with so many WebSocket clients that follow the
 job's page, in a process of their own on the same cores. The container waits first, for as long as they take to connect;
-the time is from then until the last byte was read, or until the last line lay in Redis. CPU is that of the system's
-processes over one run, with what Redis's children took. Delay: a job prints the machine's uptime every 50 ms; a
-WebSocket client of its page compares it with the uptime at which the line arrived (the kernel prints it to 10 ms).
+the time is from then until the last byte was read, or until the last line lay in Redis. CPU is that of each process
+over one run, with what Redis's children took. The clients do what a page does but for drawing: they parse each message,
+answer it, fetch lines in view that it lacks, and stay until they have the last line. Delay: a job prints the machine's
+uptime every 50 ms; a WebSocket client of its page compares it with the uptime at which the line arrived (the kernel
+prints it to 10 ms).
 """
 
 import argparse
@@ -18,12 +20,12 @@ import statistics
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import docker
+import httpx
 import psutil
 import websockets
 
@@ -38,6 +40,8 @@ CPU_CORES, MEMORY_GB = 2, 0.25
 WAIT_SECONDS = 6
 """Before the first line, in which readers connect."""
 PARTS = ("agent-a", "redis", "scheduler", "web")
+ROWS_IN_VIEW, BLOCK = 70, 250
+"""Of a page's log: the rows that are drawn, and how many lines are fetched where some of them are missing."""
 
 
 def bare_attach(engine: docker.DockerClient, command: list[str], log_config: dict[str, Any]) -> float:
@@ -77,12 +81,22 @@ class PeakMemory:
             self.peak = max(self.peak, self.process.memory_info().rss)
 
 
-def through_the_system(cluster: Cluster, command: list[str], lines: int, readers: int) -> tuple[float, int]:
-    """Seconds until the last line lay in Redis, and the agent's peak memory in bytes."""
+@dataclass(frozen=True)
+class Run:
+    """One run through the system: seconds until the last line lay in Redis, the agent's peak memory in bytes, and the
+    seconds of CPU that each part used."""
+
+    seconds: float
+    memory: int
+    cpu: dict[str, float]
+
+
+def through_the_system(cluster: Cluster, command: list[str], lines: int, readers: int) -> Run:
     with PeakMemory(cluster.processes["agent-a"].pid) as memory:
+        before = cpu(cluster)
         job_id = cluster.submit(*command, cpu_cores=CPU_CORES, memory_gb=MEMORY_GB)
         meta = cluster.keys.job_logs_meta(job_id)
-        with reading(cluster, job_id, readers):
+        with Readers(cluster, job_id, readers, lines) as clients:
             if int(cluster.redis.hget(meta, "lines") or 0):
                 raise RuntimeError(f"{readers} readers took longer than {WAIT_SECONDS} s to connect")
             written = 0
@@ -90,42 +104,72 @@ def through_the_system(cluster: Cluster, command: list[str], lines: int, readers
                 time.sleep(0.01)
                 written = int(cluster.redis.hget(meta, "lines") or 0)
             arrived = time.time()
+            used_by_clients = clients.finish()
     if written != lines:
         raise RuntimeError(f"{written} lines came of {lines}")
     started = cluster.wait_final(job_id)["started_at"]
-    return arrived - engine_time(started) - WAIT_SECONDS, memory.peak
+    used = {name: now - before[name] for name, now in cpu(cluster).items()}
+    seconds = arrived - engine_time(started) - WAIT_SECONDS
+    return Run(seconds, memory.peak, used | {"clients": used_by_clients})
 
 
-@contextmanager
-def reading(cluster: Cluster, job_id: str, readers: int) -> Iterator[None]:
-    """With so many who follow the job's log, all of them connected."""
-    if not readers:
-        yield
-        return
-    spawning = multiprocessing.get_context("spawn")
-    connected = spawning.Event()
-    address = f"ws://127.0.0.1:{cluster.web_port}/ws/jobs/{job_id}?log_offset=0"
-    process = spawning.Process(target=_read_all, args=(address, cluster.url, readers, connected))
-    process.start()
-    try:
-        connected.wait(60)
-        yield
-    finally:
-        process.kill()
-        process.join()
+class Readers:
+    """So many who follow the job's log, in a process of their own; inside, all of them are connected."""
+
+    def __init__(self, cluster: Cluster, job_id: str, readers: int, lines: int) -> None:
+        spawning = multiprocessing.get_context("spawn")
+        self.readers, self.connected = readers, spawning.Event()
+        self.used = spawning.Value("d", 0)
+        arguments = cluster.web_port, job_id, readers, lines, self.connected, self.used
+        self.process = spawning.Process(target=_read_all, args=arguments)
+
+    def __enter__(self) -> "Readers":
+        if self.readers:
+            self.process.start()
+            self.connected.wait(60)
+        return self
+
+    def finish(self) -> float:
+        """Wait until each reader has the last line; the seconds of CPU that they used once they were connected."""
+        if self.readers:
+            self.process.join(60)
+            if self.process.exitcode != 0:
+                raise RuntimeError("not every reader got the end of the log")
+        return float(self.used.value)
+
+    def __exit__(self, *_: object) -> None:
+        if self.readers:
+            self.process.kill()
+            self.process.join()
 
 
-def _read_all(address: str, origin: str, readers: int, connected: Any) -> None:
-    async def read(barrier: asyncio.Barrier) -> None:
+def _read_all(port: int, job_id: str, readers: int, lines: int, connected: Any, used: Any) -> None:
+    origin = f"http://127.0.0.1:{port}"
+
+    async def read(barrier: asyncio.Barrier, http: httpx.AsyncClient) -> None:
+        address = f"ws://127.0.0.1:{port}/ws/jobs/{job_id}"
         async with websockets.connect(address, origin=origin, compression=None) as socket:  # type: ignore[arg-type]
             await barrier.wait()
-            connected.set()
-            async for message in socket:
-                await socket.send('{"logged": true}' if str(message)[:7] == '{"log":' else '{"shown": true}')
+            if not connected.is_set():
+                used.value = -time.process_time()
+                connected.set()
+            total = 0
+            while total < lines:
+                message = json.loads(await socket.recv())
+                if "log" in message:
+                    await socket.send('{"logged":true}')
+                    page = message["log"]
+                    last, total = page["first"] + len(page["lines"]), page["total"]
+                    if missing := [line for line in range(max(0, total - ROWS_IN_VIEW), total) if line >= last]:
+                        (await http.get(f"/jobs/{job_id}/log/?offset={missing[0]}&limit={BLOCK}")).raise_for_status()
+                elif "html" in message:
+                    await socket.send('{"shown":true}')
 
     async def read_all() -> None:
         barrier = asyncio.Barrier(readers)
-        await asyncio.gather(*(read(barrier) for _ in range(readers)))
+        async with httpx.AsyncClient(base_url=origin) as http:
+            await asyncio.gather(*(read(barrier, http) for _ in range(readers)))
+        used.value += time.process_time()
 
     asyncio.run(read_all())
 
@@ -172,29 +216,31 @@ def measure(lines: int, rounds: int, numbers: list[int]) -> None:
         cluster.start_agent("a", AGENT_CPU_CORES="4")
         idle = psutil.Process(cluster.processes["agent-a"].pid).memory_info().rss
         config = log_config_of_jobs(cluster)
-        bare, peaks = [], []
-        ours: dict[int, list[float]] = {readers: [] for readers in numbers}
+        bare: list[float] = []
+        runs: dict[int, list[Run]] = {readers: [] for readers in numbers}
         ratios: dict[int, list[float]] = {readers: [] for readers in numbers}
-        used: dict[int, list[dict[str, float]]] = {readers: [] for readers in numbers}
         for _ in range(rounds):
             for readers in numbers:
-                bare.append(lines / bare_attach(engine, command, config))
-                before = cpu(cluster)
-                seconds, peak = through_the_system(cluster, command, lines, readers)
-                used[readers].append({name: now - before[name] for name, now in cpu(cluster).items()})
-                ours[readers].append(lines / seconds)
-                ratios[readers].append(ours[readers][-1] / bare[-1])
-                peaks.append(peak)
+                bare.append(bare_attach(engine, command, config))
+                runs[readers].append(through_the_system(cluster, command, lines, readers))
+                ratios[readers].append(bare[-1] / runs[readers][-1].seconds)
         waits = asyncio.run(delays(cluster, 200))
 
     print_conditions("Logs", engine, lines=lines, bytes_a_line=len(LINE), rounds=rounds, driver=config["Type"])
-    rows: list[list[object]] = [["bare attach", spread([n / 1000 for n in bare], 0), "", "", "", "", ""]]
-    for readers in numbers:
-        seconds_used = [f"{statistics.median(one[name] for one in used[readers]):.2f}" for name in PARTS]
-        speeds = spread([n / 1000 for n in ours[readers]], 0)
-        rows.append([f"into Redis, {readers} readers", speeds, spread(ratios[readers]), *seconds_used])
-    parts = ("CPU of agent, s", "of Redis", "of scheduler with archiver", "of web")
-    print_table(("", "thousand lines a second, median (least to most)", "of bare, pair by pair", *parts), rows)
+    rows: list[list[object]] = [["bare attach", spread([lines / seconds / 1000 for seconds in bare], 0), ""]]
+    for readers, of_readers in runs.items():
+        speeds = spread([lines / run.seconds / 1000 for run in of_readers], 0)
+        rows.append([f"into Redis, {readers} readers", speeds, spread(ratios[readers])])
+    print_table(("", "thousand lines a second, median (least to most)", "of bare, pair by pair"), rows)
+    parts = (*PARTS, "clients")
+    print_table(
+        ("CPU, seconds a million lines", "agent", "Redis", "scheduler with archiver", "web", "clients"),
+        [
+            (f"{readers} readers", *(f"{statistics.median(r.cpu[p] for r in of) * 1e6 / lines:.2f}" for p in parts))
+            for readers, of in runs.items()
+        ],
+    )
+    peaks = [run.memory for of_readers in runs.values() for run in of_readers]
     print_table(
         ("", "median (least to most)"),
         [

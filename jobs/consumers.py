@@ -3,7 +3,8 @@
 Log lines travel as data, by offset, as `jobs.log_views.as_json` writes them: `{"log": {"first", "lines", "total", …}}`.
 The browser answers `{"logged": true}` when it shows them, and only then gets more; paused, it just does not answer. A
 page that opens with `?log_offset=N` goes on there, one without begins with the end of the log. `{"follow": N}` goes on
-at N; `{"follow": false}`, or `?log_offset=off`, asks for no lines any more, only how many there are.
+at N; `{"follow": false}`, or `?log_offset=off`, asks for no lines any more, only how many there are. Where there are
+more lines than a message brings, it brings the newest: the page fetches what lies between when somebody looks there.
 
 A message without lines may bring another `tail`: what was printed of lines that have not ended, such as progress bars.
 """
@@ -24,13 +25,12 @@ from jobs.log_views import as_json, shortened
 from jobs.logs import LogPage, read_log_async
 from jobs.models import Job
 
-LOG_PAGE_LINES = 1000
-KEPT_LINES = 5000
-"""Who is further behind than that goes on at the end of the log: what lies between can be fetched by offset."""
-LOG_INTERVAL_SECONDS = 0.05
-"""The shortest time between two reads for one reader."""
-COUNT_INTERVAL_SECONDS = 0.25
-"""The same for who wants no lines, only to know how many there are."""
+LOG_PAGE_LINES = 250
+"""The most that one message brings: more than a page draws, so that who follows a flood has nothing to fetch."""
+LOG_TICK_SECONDS = 0.1
+"""Between two messages to one reader passes at least the end of a tick: those who are equally far read together."""
+SKIPPING_TICK_SECONDS = 0.25
+"""The same for who gets no lines, or not all of them: nobody reads so fast, and each message costs."""
 LOG_LOOK_SECONDS = 5.0
 """How often to look without a hint: hints are lost while Redis restarts."""
 
@@ -102,8 +102,9 @@ class JobDetail(LivePage):
                     told = news
                     self._logged.clear()
                     await self.send(text)
-                    interval = LOG_INTERVAL_SECONDS if following else COUNT_INTERVAL_SECONDS
-                    await asyncio.gather(self._logged.wait(), asyncio.sleep(interval))
+                    skipping = not following or offset not in (None, page.first)
+                    await _next(SKIPPING_TICK_SECONDS if skipping else LOG_TICK_SECONDS)
+                    await self._logged.wait()
                 if self._wished:
                     continue
                 self._offset = page.next_offset if following else None
@@ -130,10 +131,15 @@ async def _read(job_id: str, offset: int | None, limit: int) -> tuple[LogPage, s
 
 async def _read_alone(job_id: str, offset: int | None, limit: int) -> tuple[LogPage, str]:
     page = await read_log_async(hub().client, job_id, offset, limit)
-    if limit and page.total - page.first > KEPT_LINES:
+    if limit and page.total - page.first > limit:
         page = await read_log_async(hub().client, job_id, None, limit)
     page = shortened(page)
     return page, f'{{"log":{as_json(page)}}}'
+
+
+async def _next(tick_seconds: float) -> None:
+    """Wait for the tick's end, which is the same for all readers."""
+    await asyncio.sleep(tick_seconds - asyncio.get_running_loop().time() % tick_seconds)
 
 
 async def _wait(event: asyncio.Event, seconds: float) -> None:

@@ -1,6 +1,7 @@
 """The sockets of the pages, through the whole ASGI application and a real Redis."""
 
 import asyncio
+import contextlib
 import json
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -9,6 +10,7 @@ from typing import Any
 import pytest
 import redis
 from channels.testing import WebsocketCommunicator
+from django.test import Client
 from pytest_django import Settings
 
 from executors import broker, consumers, hub
@@ -233,29 +235,75 @@ async def test_a_page_that_is_new_begins_with_the_end_of_the_log(redis_client: r
     print_lines(redis_client, job.id, *(str(number) for number in range(1500)))
     async with opened(f"/ws/jobs/{job.id}?log_offset={offset}") as browser:
         page = await browser.receive("log")
-        assert (page["first"], len(page["lines"]), page["total"]) == (500, 1000, 1500)
+        assert page["first"] == 1500 - job_consumers.LOG_PAGE_LINES
+        assert (texts(page)[-1], page["first"] + len(page["lines"]), page["total"]) == ("1499", 1500, 1500)
 
 
-async def test_every_line_comes_once_and_in_order_however_fast_they_are_printed(redis_client: redis.Redis) -> None:
+async def test_every_line_comes_once_and_in_order_as_long_as_a_message_brings_all(redis_client: redis.Redis) -> None:
     job = await in_thread(make_job)
     async with opened(f"/ws/jobs/{job.id}?log_offset=0") as browser:
         got: list[str] = []
-        for start in range(0, 4000, 500):
-            print_lines(redis_client, job.id, *(str(number) for number in range(start, start + 500)))
-        while len(got) < 4000:
-            page = await browser.receive("log")
-            assert page["first"] == len(got)
-            got += texts(page)
-    assert got == [str(number) for number in range(4000)]
+        for start in range(0, 2000, 200):
+            print_lines(redis_client, job.id, *(str(number) for number in range(start, start + 100)))
+            print_lines(redis_client, job.id, *(str(number) for number in range(start + 100, start + 200)))
+            while len(got) < start + 200:
+                page = await browser.receive("log")
+                assert page["first"] == len(got)
+                got += texts(page)
+    assert got == [str(number) for number in range(2000)]
 
 
-async def test_a_browser_that_is_far_behind_goes_on_at_the_end(redis_client: redis.Redis) -> None:
+async def test_who_follows_a_flood_gets_its_end_and_can_fetch_what_lies_between(
+    redis_client: redis.Redis, local_client: Client
+) -> None:
     job = await in_thread(make_job)
-    print_lines(redis_client, job.id, *(str(number) for number in range(job_consumers.KEPT_LINES + 500)))
+    lines: dict[int, str] = {}
+    async with opened(f"/ws/jobs/{job.id}?log_offset=0") as browser:
+        for start in range(0, 20_000, 2000):
+            print_lines(redis_client, job.id, *(str(number) for number in range(start, start + 2000)))
+        while 19_999 not in lines:
+            page = await browser.receive("log")
+            assert len(page["lines"]) <= job_consumers.LOG_PAGE_LINES
+            assert page["first"] + len(page["lines"]) == page["total"], "the end is there, whatever is not"
+            lines |= dict(enumerate(texts(page), page["first"]))
+    assert len(lines) < 20_000
+    while (missing := next((number for number in range(20_000) if number not in lines), None)) is not None:
+        page = (await in_thread(local_client.get, f"/jobs/{job.id}/log/?offset={missing}")).json()
+        lines |= dict(enumerate(texts(page), page["first"]))
+    assert lines == {number: str(number) for number in range(20_000)}
+
+
+async def test_who_comes_back_far_behind_goes_on_at_the_end(redis_client: redis.Redis) -> None:
+    job = await in_thread(make_job)
+    print_lines(redis_client, job.id, *(str(number) for number in range(1500)))
     async with opened(f"/ws/jobs/{job.id}?log_offset=100") as browser:
         page = await browser.receive("log")
-        assert page["first"] == job_consumers.KEPT_LINES - 500
+        assert page["first"] == 1500 - job_consumers.LOG_PAGE_LINES
         assert page["first"] + len(page["lines"]) == page["total"]
+
+
+async def test_a_flood_is_read_once_for_all_who_follow_it(redis_client: redis.Redis) -> None:
+    job, ended, received = await in_thread(make_job), 40_000, 0
+
+    async def follow(browser: Browser) -> None:
+        nonlocal received
+        while (await browser.receive("log"))["total"] < ended:
+            received += 1
+
+    async with contextlib.AsyncExitStack() as stack:
+        pages = [await stack.enter_async_context(opened(f"/ws/jobs/{job.id}")) for _ in range(10)]
+        for page in pages:
+            await page.receive("log")
+        before = redis_client.info("commandstats")["cmdstat_eval"]["calls"]
+        async with asyncio.TaskGroup() as tasks:
+            for page in pages:
+                tasks.create_task(follow(page))
+            for _ in range(40):
+                await in_thread(print_lines, redis_client, job.id, *(["line"] * (ended // 40)))
+                await asyncio.sleep(0.02)
+        reads = redis_client.info("commandstats")["cmdstat_eval"]["calls"] - before
+    assert received >= len(pages), "it was followed while it came"
+    assert reads < received / 2
 
 
 async def test_a_paused_browser_gets_no_more_lines_and_keeps_no_other_waiting(redis_client: redis.Redis) -> None:
