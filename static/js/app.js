@@ -24,7 +24,7 @@ document.addEventListener("click", (event) => {
   if (dismisser) document.getElementById(dismisser.dataset.dismisses).close();
   const copier = event.target.closest("[data-copies]");
   if (copier) copy(copier);
-  if (event.target.nodeName === "TIME") event.target.closest("tr")?.querySelector(".row-link")?.click(); // it stands above the link, for its own hover
+  if (event.target.nodeName === "TIME") event.target.closest("tr, .attention-list li")?.querySelector(".row-link, p > a")?.click(); // it stands above the link, for its own hover
   if (event.target.nodeName === "DIALOG") event.target.close(); // its backdrop
 });
 
