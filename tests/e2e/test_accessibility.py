@@ -262,6 +262,15 @@ def moved(page: Page) -> float:
     return float(page.evaluate("window.shifts.reduce((sum, [value]) => sum + value, 0)"))
 
 
+def test_no_page_scrolls_sideways_at_any_width(browser: Browser, cluster: Cluster, addresses: dict[str, str]) -> None:
+    with page_of(browser, cluster.url, "404") as page:
+        for name in OURS:
+            page.goto(addresses.get(name, name))
+            for width in range(320, 1281, 40):
+                page.set_viewport_size({"width": width, "height": 800})
+                assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), (name, width)
+
+
 @pytest.mark.parametrize("name", OURS)
 def test_scripts_and_styles_of_a_page_are_light_and_it_has_one_socket_at_most(
     browser: Browser, cluster: Cluster, addresses: dict[str, str], name: str
