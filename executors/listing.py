@@ -9,7 +9,7 @@ from django.db.models.functions import Cast
 
 from executors.models import Executor, ExecutorQuerySet
 
-PAGE_SIZE = 100
+PAGE_SIZE = 50
 KINDS = {
     "ONLINE": Q(state=Executor.State.ONLINE, schedulable=True),
     "CLOSED": Q(state=Executor.State.ONLINE, schedulable=False),

@@ -28,7 +28,7 @@ from webapp.moments import oldest_job_id
 
 RECENT_JOBS = 12
 FINAL_WINDOW = datetime.timedelta(hours=24)
-MANY_EXECUTORS = 200
+MANY_EXECUTORS = 50
 MANY_JOBS = 20_000
 """From so many on, a page shows what another or the same saw a moment ago (`executors.lately`)."""
 
