@@ -39,6 +39,14 @@ def server_error(request: HttpRequest) -> HttpResponse:
     return response
 
 
+class HealthIsAnAnswer(logging.Filter):
+    """That /health says 503 is what it is asked for, every few seconds; it is no error of the server's."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        request = getattr(record, "request", None)
+        return not (record.name == "django.request" and isinstance(request, HttpRequest) and request.path == "/health")
+
+
 class AwayInOneLine(logging.Filter):
     """A request that failed because the database was away needs no traceback."""
 

@@ -270,7 +270,10 @@ LOGGING = {
             "style": "{",
         }
     },
-    "filters": {"away": {"()": "webapp.errors.AwayInOneLine"}},
-    "handlers": {"console": {"class": "logging.StreamHandler", "formatter": "line", "filters": ["away"]}},
+    "filters": {
+        "away": {"()": "webapp.errors.AwayInOneLine"},
+        "health": {"()": "webapp.errors.HealthIsAnAnswer"},
+    },
+    "handlers": {"console": {"class": "logging.StreamHandler", "formatter": "line", "filters": ["away", "health"]}},
     "root": {"handlers": ["console"], "level": os.environ.get("LOG_LEVEL", "INFO")},
 }

@@ -60,6 +60,7 @@ def test_it_runs_a_sample_job_serves_and_leaves_nothing_behind(server: Server) -
     for line in ("Hello from inside a container", "step 1 of 3", "step 3 of 3", "The sample job is SUCCEEDED"):
         assert line in console
     assert f"http://127.0.0.1:{server.port}/" in console
+    assert " ERROR " not in console
     assert httpx.get(f"http://127.0.0.1:{server.port}/stats").json()["jobs"]["SUCCEEDED"] == 1
 
     started = psutil.Process(server.process.pid).children(recursive=True)
