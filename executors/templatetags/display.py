@@ -8,12 +8,14 @@ from typing import Any
 
 from django import template
 from django.conf import settings
-from django.utils.html import format_html
+from django.utils import timezone
+from django.utils.html import format_html, format_html_join
 from django.utils.safestring import SafeString
 
 register = template.Library()
 
 GIB = 1024**3
+_UTC = re.compile(r"(?:(?P<day>2\d{3}-[01]\d-[0-3]\d) )?\b(?P<time>[0-2]\d:[0-5]\d(?::[0-5]\d)?) UTC\b")
 
 
 @register.filter
@@ -110,6 +112,22 @@ def moment(when: datetime.datetime | None, kind: str = "ago") -> SafeString | st
         kind,
         utc.strftime("%d %b %H:%M:%S"),
     )
+
+
+@register.filter
+def with_times(text: str) -> SafeString:
+    """A sentence in which times in UTC, with a date or of today, become `<time>`: shown in the reader's zone."""
+    pieces: list[str] = []
+    end = 0
+    for found in _UTC.finditer(text):
+        day = found["day"] or f"{timezone.now():%Y-%m-%d}"
+        try:
+            when = datetime.datetime.fromisoformat(f"{day}T{found['time']}+00:00")
+        except ValueError:
+            continue  # somebody else's words: no such time
+        pieces += text[end : found.start()], moment(when, "clock")
+        end = found.end()
+    return format_html_join("", "{}", ((piece,) for piece in [*pieces, text[end:]]))
 
 
 @register.simple_tag
