@@ -14,7 +14,7 @@ from executors import broker
 
 logger = logging.getLogger(__name__)
 
-BATCH = 1000
+BATCH = 2000
 """Events applied in one transaction at most."""
 
 CONSUMER = "scheduler"

@@ -48,7 +48,7 @@ logger = logging.getLogger(__name__)
 MAX_BLOCK_SECONDS = 4.0
 """The longest wait for an event; the Redis client gives up on an answer after 5 s."""
 
-PLACEMENTS_PER_PASS = 500
+PLACEMENTS_PER_PASS = 1000
 """Bounds the transaction, which on SQLite keeps every other writer waiting; the next pass follows at once."""
 
 QUEUE_READ_PER_PASS = 5000
