@@ -204,3 +204,11 @@ def test_no_state_and_no_time_of_a_row_is_cut(page: Page, cluster: Cluster, path
         page.locator(f"table.jobs {name}").first.evaluate("(element, text) => element.textContent = text", text)
     cut = "(cells) => cells.filter((cell) => cell.scrollWidth > cell.clientWidth).map((cell) => cell.innerText)"
     assert page.locator("table.jobs :is(.cell-state, .cell-when, .cell-took)").evaluate_all(cut) == []
+
+
+def test_running_jobs_in_a_list_draw_nothing_by_themselves(page: Page, cluster: Cluster) -> None:
+    """Each would be a layer of its own to the browser, for as long as the page is open."""
+    cluster.submit("true")
+    page.goto("/jobs/")
+    moving = "(badge) => { badge.dataset.state = 'RUNNING'; return document.getAnimations().length; }"
+    assert page.locator("#job-list .badge").first.evaluate(moving) == 0
