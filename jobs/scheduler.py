@@ -23,7 +23,7 @@ from uuid import UUID
 
 import redis
 from django.conf import settings
-from django.db import transaction
+from django.db import connection, transaction
 from django.db.models import Q
 from django.utils import timezone
 
@@ -48,7 +48,7 @@ logger = logging.getLogger(__name__)
 MAX_BLOCK_SECONDS = 4.0
 """The longest wait for an event; the Redis client gives up on an answer after 5 s."""
 
-PLACEMENTS_PER_PASS = 1000
+PLACEMENTS_PER_PASS = 500 if connection.vendor == "sqlite" else 1000
 """Bounds the transaction, which on SQLite keeps every other writer waiting; the next pass follows at once."""
 
 QUEUE_READ_PER_PASS = 5000
