@@ -51,6 +51,7 @@ logger = logging.getLogger(__name__)
 SAMPLE_SECONDS = 10.0
 IMAGES_SECONDS = 600.0
 BLOCK_MILLISECONDS = 200
+RETRY_SECONDS = 1.0
 SAMPLES_KEPT = 8640
 LOG_KEPT_SECONDS = 3600
 AIL_EVERY, AIL_FOR = 120.0, 45.0
@@ -105,7 +106,7 @@ class Agents:
             self._take_up(attempt)
 
     def play(self) -> None:
-        """Raises redis.RedisError where Redis goes away."""
+        """Raises redis.RedisError where Redis is away at the beginning; later it is waited for."""
         for node in self._nodes.values():
             self._hello(node)
             self._every(settings.HEARTBEAT_INTERVAL, lambda node=node: self._beat(node))  # type: ignore[misc]
@@ -115,9 +116,20 @@ class Agents:
         self._every(SILENT_EVERY, self._fall_silent)
         if self._rate > 0:
             self._later(0, self._submit)
+        away = False
         while not self._ending.is_set():
-            self._act()
-            self._read()
+            try:
+                self._act()
+                self._read()
+            except redis.RedisError as error:
+                if not away:
+                    logger.error("trouble with Redis, trying again every %g s: %s", RETRY_SECONDS, error)
+                away = True
+                self._ending.wait(RETRY_SECONDS)
+                continue
+            if away:
+                logger.info("Redis is well again")
+            away = False
 
     # --- time ------------------------------------------------------------------------------------------------------
 
@@ -133,7 +145,12 @@ class Agents:
 
     def _act(self) -> None:
         while self._due and self._due[0][0] <= time.monotonic() and not self._ending.is_set():
-            heapq.heappop(self._due)[2]()
+            act = heapq.heappop(self._due)[2]
+            try:
+                act()
+            except redis.RedisError:
+                self._later(0, act)  # so that each is done whole once Redis is back
+                raise
 
     # --- events ----------------------------------------------------------------------------------------------------
 
@@ -181,13 +198,13 @@ class Agents:
     def _ail(self) -> None:
         node = self._rng.choice(list(self._nodes.values()))
         node.problem = "Docker does not answer within 10 s. (The demo made this up.)"
-        self._beat(node)
 
         def heal() -> None:
             node.problem = ""
             self._beat(node)
 
         self._later(AIL_FOR, heal)
+        self._beat(node)
 
     def _fall_silent(self) -> None:
         node = self._rng.choice(list(self._nodes.values()))
@@ -217,7 +234,6 @@ class Agents:
                 self._handle(by_key[key], int(entry_id.split(b"-")[0]), fields[FIELD])
 
     def _handle(self, node: Node, seq: int, body: bytes) -> None:
-        node.last_command = max(node.last_command, seq)
         command = decode(body)
         if isinstance(command, StartAttempt):
             self._start(node, command)
@@ -225,6 +241,7 @@ class Agents:
             token = (command.job_id, command.attempt)
             if token in node.held:
                 self._later(self._rng.uniform(0.2, 2), lambda: self._finish(node, token, EndReason.STOPPED, 143))
+        node.last_command = max(node.last_command, seq)  # last: what was not answered is read again
 
     def _start(self, node: Node, command: StartAttempt) -> None:
         token = (command.job_id, command.attempt)
@@ -243,9 +260,9 @@ class Agents:
             )
             return
         node.held[token] = Running(work, command.cpu_millicores, command.memory_bytes, command.gpu_indices, time.time())
+        self._later(self._rng.expovariate(1 / 1.5), lambda: self._run(node, token))
         if self._rng.random() < 0.3:
             self._send(node, AttemptProgress(**names, detail=f"pulling {command.image}: 40 %"))
-        self._later(self._rng.expovariate(1 / 1.5), lambda: self._run(node, token))
 
     def _run(self, node: Node, token: Token) -> None:
         running = node.held.get(token)
@@ -283,7 +300,6 @@ class Agents:
         if node.silent:  # as a real agent: it reports when it is back
             self._later(5, lambda: self._finish(node, token, reason, exit_code))
             return
-        del node.held[token]
         self._write_log(token, LINES[3:], running.work.name, complete=True)
         self._send(
             node,
@@ -299,6 +315,7 @@ class Agents:
                 finished_at=_now(),
             ),
         )
+        del node.held[token]
 
     def _write_log(self, token: Token, lines: list[str], name: str, complete: bool = False) -> None:
         stamp = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")

@@ -1,24 +1,30 @@
 """manage.py seeddemo: a made-up cluster that keeps the rules of a real one, and goes without a trace."""
 
+import logging
 import threading
 import time
+from pathlib import Path
 
 import pytest
 import redis
 from django.contrib.auth.models import User
 from django.core.management import CommandError, call_command
 from django.utils import timezone
+from pytest_django import Settings
 
-from executors import history
+from agent.protocol import FIELD, StartAttempt, encode
+from executors import broker, history
 from executors.broker import keys
 from executors.models import Executor
 from executors.views import detail_context
-from jobs import demo, leadership
+from jobs import demo, demo_agents, leadership
 from jobs.demo_agents import Agents
 from jobs.lifecycle import State
 from jobs.models import Attempt, Job
 from jobs.observing import tally
 from jobs.scheduler import Scheduler
+from tests.cluster import wait_for
+from tests.parts import free_port, start_redis
 from tests.rows import make_executor, make_job
 
 
@@ -105,6 +111,47 @@ def test_live_agents_take_jobs_run_them_and_refuse_what_is_not_the_demos(redis_c
     assert ended
     assert all(redis_client.exists(keys().samples(executor.id)) for executor in Executor.objects.all())
     assert not Executor.objects.exclude(state__in=["ONLINE", "UNHEALTHY"]).exists()
+
+
+def test_live_agents_wait_for_a_redis_that_goes_away_and_say_so_once(
+    db: None, settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(demo_agents, "RETRY_SECONDS", 0.05)
+    caplog.set_level(logging.INFO, "jobs.demo_agents")
+    port = free_port()
+    settings.REDIS_URL = f"redis://127.0.0.1:{port}/0"
+    client, server, ending = broker.client(), start_redis(tmp_path, port), threading.Event()
+    seed()
+    player = threading.Thread(target=Agents(client, 0, ending).play)
+    try:
+        player.start()
+        wait_for("its agents", lambda: client.xlen(keys().events) >= 12)
+        server.kill()
+        server.wait()
+        wait_for("what it says", lambda: caplog.text.count("trouble with Redis") == 1)
+        time.sleep(0.3)  # several tries
+        server = start_redis(tmp_path, port)
+        wait_for("what it says", lambda: caplog.text.count("Redis is well again") == 1)
+        start = StartAttempt(
+            seq=10**6,
+            job_id="x",
+            attempt=1,
+            image="busybox",
+            command=[],
+            cpu_millicores=1,
+            memory_bytes=1,
+            timeout_seconds=1,
+        )
+        client.xadd(keys().commands("demo-0001"), {FIELD: encode(start)}, id="1000000-0")
+        wait_for(
+            "an answer", lambda: any(b"start_refused" in event[FIELD] for _, event in client.xrange(keys().events))
+        )
+        assert caplog.text.count("trouble with Redis") == 1
+    finally:
+        ending.set()
+        player.join(10)
+        server.terminate()
+        server.wait()
 
 
 def test_called_again_after_it_was_stopped_half_way_it_goes_on_from_there(
