@@ -14,10 +14,12 @@ from uuid import UUID
 
 from django.core.files.base import ContentFile
 from django.core.files.storage import Storage, storages
+from isal import igzip
 
 CACHED_CHUNKS = 8
 """Who reads on page by page needs a chunk several times; each is about 1 MiB."""
 COMPRESSION = 1
+"""igzip's, which takes an eighth to a fifth of the CPU of zlib's for files as small."""
 
 T = TypeVar("T")
 
@@ -41,7 +43,7 @@ def job_of(name: str) -> str:
 
 def store(name: str, text: bytes) -> None:
     """Raises ArchiveUnavailable; then there may be a part of the file."""
-    packed = gzip.compress(text, COMPRESSION, mtime=0)
+    packed = igzip.compress(text, COMPRESSION, mtime=0)
     saved = _asked(lambda: storage().save(name, ContentFile(packed)))
     if saved != name:
         raise ArchiveUnavailable(f"The archive stored {name} as {saved}.")
