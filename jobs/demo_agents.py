@@ -89,7 +89,7 @@ class Node:
 
 
 class Agents:
-    """All of them. `play` returns when `ending` is set; the nodes then fall silent."""
+    """All of them. `play` returns when `ending` is set; the nodes then fall silent. Where Redis is away, it waits."""
 
     def __init__(self, client: redis.Redis, rate: float, ending: Event) -> None:
         self._client, self._rate, self._ending = client, rate, ending
@@ -106,9 +106,8 @@ class Agents:
             self._take_up(attempt)
 
     def play(self) -> None:
-        """Raises redis.RedisError where Redis is away at the beginning; later it is waited for."""
         for node in self._nodes.values():
-            self._hello(node)
+            self._later(0, lambda node=node: self._hello(node))  # type: ignore[misc]
             self._every(settings.HEARTBEAT_INTERVAL, lambda node=node: self._beat(node))  # type: ignore[misc]
         self._every(SAMPLE_SECONDS, self._sample, at_once=True)
         self._every(IMAGES_SECONDS, self._list_images, at_once=True)
