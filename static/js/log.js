@@ -27,6 +27,8 @@ let following = selection.range === null; // whoever comes for a line stays ther
 let goTo = selection.range; // the lines to be shown as soon as it is known that there are any
 let seenTotal = 0; // lines there were when the end was last in view
 let only = false; // show only what matches
+let reading = { line: 0, beyond: 0 }; // what is at the top, or was before nothing was left to show
+let former = null; // where the reader was before a search that was only typed led elsewhere
 
 // --- Lines come --------------------------------------------------------------------------------------------------
 
@@ -69,6 +71,11 @@ function arrived(count = 0) {
   arrived.missing = missing;
   describe();
   showMarks();
+}
+
+function place() {
+  if (view.map.rows) reading = view.topLine();
+  return reading;
 }
 
 function rows() {
@@ -119,7 +126,7 @@ function complain(kind, sentence) {
 function follow(wanted) {
   if (following === wanted) return;
   following = wanted;
-  goTo = null;
+  goTo = former = null;
   press(part("follow"), wanted);
   seenTotal = store.total;
   view.pin(wanted);
@@ -129,7 +136,7 @@ function follow(wanted) {
 
 // Scrolling up lets go of the end, scrolling down to it takes hold again.
 function scrolled({ up, atEnd }) {
-  goTo = null;
+  goTo = former = null;
   if (up) follow(false);
   else if (atEnd) follow(true);
   if (atEnd) seenTotal = store.total;
@@ -142,6 +149,7 @@ part("new").addEventListener("click", () => {
 });
 
 function showLine(line, where) {
+  former = null;
   follow(false);
   view.showLine(line, where);
 }
@@ -150,7 +158,7 @@ function showLine(line, where) {
 
 const input = part("query");
 let typing = null;
-let jump = false; // go to the first match when it is found
+let jump = ""; // go to the first match when it is found: it was "asked" for, or only "typed"
 
 function begin(andJump) {
   clearTimeout(typing);
@@ -159,6 +167,7 @@ function begin(andJump) {
   if (key === begin.key) return false;
   begin.key = key;
   jump = andJump;
+  place();
   complain("search", "");
   search.start(input.value, wanted);
   return true;
@@ -170,10 +179,12 @@ function found({ begun }) {
     only = false;
     press(part("only"), false);
     view.show(rows(), false);
+    if (!following) view.showTop(reading);
   }
   if (begun) view.redraw();
   if (only || begun) view.show(rows(), !(begun && only));
-  if (jump && search.hits.length && (search.done || search.hits.at(-1) >= view.topLine().line)) step(1);
+  if (jump && search.hits.length && (search.done || search.hits.at(-1) >= place().line)) goToFirst();
+  else if (!begun && search.done) jump = ""; // what matches later moves nobody
   if (!begun) view.redraw((row) => search.isHit(row.line) && !("hit" in row.element.dataset));
   describeHits();
   describe();
@@ -190,10 +201,17 @@ function describeHits() {
   if (search.active && search.done && !complaints.search) part("say").textContent = count ? `${at}${number(count)} matches` : "No match";
 }
 
+function goToFirst() {
+  const before = jump === "typed" ? former ?? { following, ...place() } : null;
+  step(1);
+  former = before;
+}
+
 function step(by) {
-  jump = false;
+  jump = "";
+  former = null;
   const before = search.currentLine;
-  const line = search.move(by, view.topLine().line);
+  const line = search.move(by, place().line);
   if (line === null) return;
   follow(false);
   if (!view.isInView(line)) view.showLine(line);
@@ -205,10 +223,10 @@ function step(by) {
 function filter(wanted) {
   only = wanted && search.active;
   press(part("only"), only);
-  const line = search.currentLine ?? view.topLine().line;
+  const line = search.currentLine, was = place();
   if (only && !following) view.pinned = false;
   view.show(rows(), false);
-  if (!following && view.map.rows) view.showLine(line);
+  if (!following && view.map.rows) line === null ? view.showTop(was) : view.showLine(line);
   describe();
   showMarks();
 }
@@ -219,22 +237,34 @@ function showMarks() {
 
 input.addEventListener("input", () => {
   clearTimeout(typing);
-  typing = setTimeout(() => begin(false), input.value ? TYPING : 0);
+  typing = setTimeout(() => begin(input.value && "typed"), input.value ? TYPING : 0);
 });
 part("find").addEventListener("submit", (event) => event.preventDefault());
 input.addEventListener("keydown", (event) => {
   if (event.key === "Enter") {
     event.preventDefault();
-    if (!begin(true)) step(event.shiftKey ? -1 : 1);
+    if (!begin("asked")) again(event.shiftKey);
   } else if (event.key === "Escape") {
     event.preventDefault();
     stop();
   }
 });
 
+// Enter: where typing alone led to the first match, or will, that is now wanted; else to the next.
+function again(backwards) {
+  if (jump) jump = "asked";
+  else if (former && !backwards) former = null;
+  else step(backwards ? -1 : 1);
+}
+
+// Where the reader went nowhere else since, back to where the typing began.
 function stop() {
+  const back = former;
+  former = null;
   input.value = "";
-  begin(false);
+  begin("");
+  if (back?.following) follow(true);
+  else if (back) view.showTop(back);
   log.focus({ preventScroll: true });
 }
 
@@ -245,7 +275,7 @@ part("context").addEventListener("change", () => only && filter(true));
 for (const name of ["case", "regex"]) {
   part(name).addEventListener("click", () => {
     press(part(name), !pressed(name));
-    begin(false);
+    begin("");
   });
 }
 

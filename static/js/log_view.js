@@ -86,6 +86,15 @@ export class LogView {
     this.update();
   }
 
+  // What `topLine` gave, at the top again.
+  showTop({ line, beyond }) {
+    this.pinned = false;
+    this.rest = 0;
+    this.sizeSpace();
+    this.moveTo(this.heights.top(this.map.rowOf(line)) + (this.map.has(line) ? beyond : 0));
+    this.update();
+  }
+
   isInView(line) {
     const top = this.heights.top(this.map.rowOf(line));
     return this.map.has(line) && top >= this.y && top + this.heights.unit <= this.y + this.height;

@@ -510,6 +510,54 @@ def test_only_matches_can_be_shown_with_lines_around_them(page: Page, long_job: 
     expect(page.locator("#log-count")).to_have_text("1,000,000 lines")
 
 
+def test_only_matches_without_a_match_gives_the_readers_place_back(page: Page, cluster: Cluster, job: str) -> None:
+    print_lines(cluster, job, (f"line {number}" for number in range(2000)))
+    open_log(page, job)
+    expect(text(page, 1999)).to_be_visible()
+    search_for(page, "nothing like it", "^no match$")
+    for _ in range(2):
+        page.locator("#log-only").click()
+    assert in_view(page)[-1] == 1999
+    assert is_pressed(page, "follow") == "true"
+    scroll_to(page, 0.5)
+    before = in_view(page)
+    for _ in range(2):
+        page.locator("#log-only").click()
+    assert in_view(page) == before
+    page.locator("#log-only").click()
+    expect(page.locator("#log-empty")).to_have_text("No line matches.")
+    page.locator("#log-query").press("Escape")
+    assert in_view(page) == before
+
+
+def test_what_is_typed_is_gone_to_and_escape_goes_back(page: Page, cluster: Cluster, job: str) -> None:
+    print_lines(cluster, job, (f"line {number}" for number in range(2000)))
+    open_log(page, job)
+    expect(text(page, 1999)).to_be_visible()
+    query = page.locator("#log-query")
+    query.press_sequentially("line 12")
+    expect(row(page, 12)).to_have_attribute("data-hit", "current")
+    expect(query).to_be_focused()
+    assert is_pressed(page, "follow") == "false"
+    query.press("Escape")
+    expect(text(page, 1999)).to_be_visible()
+    assert is_pressed(page, "follow") == "true"
+    scroll_to(page, 0.5)
+    before = in_view(page)
+    query.press_sequentially("line 12")
+    expect(row(page, 1200)).to_have_attribute("data-hit", "current")
+    query.press_sequentially("99")
+    expect(row(page, 1299)).to_have_attribute("data-hit", "current")
+    query.press("Escape")
+    assert in_view(page) == before
+    query.press_sequentially("line 12")
+    expect(row(page, 1200)).to_have_attribute("data-hit", "current")
+    query.press("Enter")  # now it is where one wanted to be
+    expect(row(page, 1200)).to_have_attribute("data-hit", "current")
+    query.press("Escape")
+    assert 1200 in in_view(page)
+
+
 def test_expressions_and_case_count_when_asked_for_and_errors_say_what_is_wrong(
     page: Page, cluster: Cluster, job: str
 ) -> None:
