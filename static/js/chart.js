@@ -149,6 +149,8 @@ function make(figure) {
     place,
   );
   plot.figure = figure;
+  plot.moment = document.createElement("span");
+  plot.moment.className = "chart-moment";
   describe(plot);
   return plot;
 }
@@ -164,7 +166,7 @@ function seriesOf(series) {
   };
 }
 
-// The values under the cursor, or the newest, in the caption.
+// The values under the cursor, or the newest, in the caption; the moment under the cursor on the axis of time.
 function describe(plot) {
   const figure = plot.figure;
   if (!figure) return;
@@ -186,11 +188,12 @@ function describe(plot) {
   if (nothing) shown.textContent = "none";
   const moment = plot.data[0][at];
   if (plot.cursor.idx != null && moment) {
-    const time = document.createElement("span");
-    time.className = "chart-moment";
-    time.textContent = exact.format(moment * 1000);
-    shown.prepend(time);
+    plot.moment.textContent = exact.format(moment * 1000);
+    plot.over.parentElement.append(plot.moment);
+    const left = plot.over.offsetLeft + plot.valToPos(moment, "x") - plot.moment.offsetWidth / 2;
+    plot.moment.style.left = `${Math.max(0, Math.min(left, plot.width - plot.moment.offsetWidth))}px`;
   } else {
+    plot.moment.remove();
     const name = figure.querySelector(".chart-name").textContent;
     figure.querySelector(".chart-plot").setAttribute("aria-label", `${name} over the last ${range}, in ${figure.dataset.unit}. Now: ${shown.innerText || "nothing"}`);
   }
