@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import docker
 import pytest
-from playwright.sync_api import Browser, Page, expect
+from playwright.sync_api import Browser, Page, Route, expect
 
 from tests.cluster import Cluster, wait_for
 from tests.e2e.browser import page_of
@@ -65,6 +65,38 @@ def test_one_cursor_runs_over_all_charts(page: Page) -> None:
     assert len(set(moments.all_text_contents())) == 1
     page.mouse.move(5, 5)
     expect(moments).to_have_count(0)
+
+
+def test_no_caption_is_cut_by_long_values_at_any_width(page: Page) -> None:
+    page.route("**/history?*", filled_with_long_values)
+    page.goto("/")
+    points(page)
+    for width in (320, 390, 710, 1010, 1279, 1280, 1480):
+        page.set_viewport_size({"width": width, "height": 800})
+        for at in (2, 60):
+            page.locator("[data-chart=cpu] .u-over").hover(position={"x": at, "y": 40})
+            expect(page.locator("[data-chart=memory] .chart-values")).to_have_text(
+                "of 888.8allocated 888.8in use 888.8"
+            )
+            expect(page.locator(".chart-moment").first).to_be_visible()
+            assert page.evaluate(CUT) == [], width
+
+
+def filled_with_long_values(route: Route) -> None:
+    response = route.fetch()
+    columns = response.json()
+    times = list(range(int(columns["from"]), int(columns["to"]), columns["step"]))
+    columns = {name: [888.8] * len(times) if isinstance(value, list) else value for name, value in columns.items()}
+    columns["t"] = times
+    route.fulfill(response=response, json=columns)
+
+
+CUT = """[...document.querySelectorAll('.chart-name, .chart-value, .chart-moment')].filter((part) => {
+    const box = part.getBoundingClientRect();
+    const within = (part.closest('figcaption') ?? part.closest('.chart-plot')).getBoundingClientRect();
+    const [least, most] = [Math.ceil(box.left + 1), Math.floor(box.right - 1)];
+    return least < within.left || most > within.right || box.top < within.top - 1 || box.bottom > within.bottom + 1;
+}).map((part) => part.closest('figure').dataset.chart + ': ' + part.textContent)"""
 
 
 def test_a_thousand_tiles_say_who_they_are_to_mouse_and_keyboard_and_open_their_pages(page: Page) -> None:
@@ -157,6 +189,15 @@ def test_in_both_themes_and_on_a_phone_nothing_sticks_out(browser: Browser, demo
             phone.get_by_role("button", name="Switch between light and dark").click()
             expect(phone.locator(".chart canvas")).to_have_count(6)
             expect(phone.locator(".node-ground").first).not_to_have_css("fill", before)
+
+
+def test_every_page_of_the_navigation_is_in_reach_at_any_width(page: Page) -> None:
+    page.goto("/")
+    for width in (320, 390, 710, 1280):
+        page.set_viewport_size({"width": width, "height": 800})
+        for name in ("Dashboard", "Jobs", "Executors", "API", "Admin"):
+            link = page.get_by_role("navigation", name="Main").get_by_role("link", name=name)
+            expect(link).to_be_in_viewport(ratio=1)
 
 
 def test_the_page_is_painted_before_its_socket_and_its_history_are_asked_for(page: Page, demo: Cluster) -> None:
