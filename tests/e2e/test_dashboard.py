@@ -67,9 +67,11 @@ def test_one_cursor_runs_over_all_charts(page: Page) -> None:
     expect(moments).to_have_count(0)
 
 
-def test_no_caption_is_cut_by_long_values_at_any_width(page: Page) -> None:
-    page.route("**/history?*", filled_with_long_values)
-    page.goto("/")
+@pytest.mark.parametrize("address", ["/", "executor"])
+def test_no_caption_is_cut_by_long_values_at_any_width(page: Page, demo: Cluster, address: str) -> None:
+    with_gpus = next(each["executor_id"] for each in demo.executors() if each["gpus"])
+    page.route(re.compile(r"/history/?\?"), filled_with_long_values)
+    page.goto("/" if address == "/" else f"/executors/{with_gpus}/")
     points(page)
     for width in (320, 390, 710, 1010, 1279, 1280, 1480):
         page.set_viewport_size({"width": width, "height": 800})
