@@ -1,9 +1,15 @@
 """Every page, light and dark, wide and narrow: axe-core finds nothing, nothing moves, nothing weighs much."""
 
 import gzip
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
+import httpx
 import pytest
 from playwright.sync_api import Browser, Page, Request, Response, expect
 
@@ -232,19 +238,20 @@ def test_axe_finds_nothing_where_there_is_nothing_yet(browser: Browser, web_alon
             assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), address
 
 
+OBSERVE_SHIFTS = """window.shifts = [];
+new PerformanceObserver((list) => {
+    for (const entry of list.getEntries()) window.shifts.push([entry.value, entry.sources.map(
+        ({node}) => node?.id || node?.className || node?.parentElement?.className || node?.nodeName)]);
+}).observe({type: 'layout-shift', buffered: true});"""
+
+
 @pytest.mark.parametrize("look", ["light", "phone"])
 @pytest.mark.parametrize("name", ["/", "/jobs/", "job", "/jobs/new/", "/executors/", "executor"])
 def test_nothing_moves_while_a_page_loads_and_lives(
     browser: Browser, cluster: Cluster, addresses: dict[str, str], name: str, look: str
 ) -> None:
     with page_of(browser, cluster.url, viewport=LOOKS[look][1]) as page:
-        page.add_init_script(
-            """window.shifts = [];
-            new PerformanceObserver((list) => {
-                for (const entry of list.getEntries()) window.shifts.push([entry.value, entry.sources.map(
-                    ({node}) => node?.id || node?.className || node?.parentElement?.className || node?.nodeName)]);
-            }).observe({type: 'layout-shift', buffered: true});"""
-        )
+        page.add_init_script(OBSERVE_SHIFTS)
         page.goto(addresses.get(name, name))
         if page.locator("[data-socket]").count():
             expect(page.locator("#live-status")).to_have_text("Live")
@@ -255,6 +262,39 @@ def test_nothing_moves_while_a_page_loads_and_lives(
             row = page.locator(f"#row-{passing}")
             expect(row).to_contain_text("Succeeded")
         assert moved(page) < 0.01, page.evaluate("window.shifts")
+
+
+def test_nothing_moves_where_a_page_comes_in_two_halves(browser: Browser, cluster: Cluster) -> None:
+    with page_of(browser, cluster.url, "WebSocket") as page, in_halves(cluster.url, b'id="theme-toggle"') as url:
+        page.add_init_script(OBSERVE_SHIFTS)
+        page.goto(f"{url}/jobs/")
+        expect(page.locator("h1")).to_be_visible()
+        assert moved(page) < 0.001, page.evaluate("window.shifts")
+
+
+@contextmanager
+def in_halves(url: str, before: bytes) -> Iterator[str]:
+    """The server at `url` behind one that pauses in each page `before` these bytes."""
+
+    class Pausing(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            answer = httpx.get(url + self.path)
+            self.send_response(answer.status_code)
+            self.send_header("Content-Type", answer.headers["Content-Type"])
+            self.end_headers()
+            first, found, rest = answer.content.partition(before)
+            self.wfile.write(first)
+            if found:
+                time.sleep(0.5)
+                self.wfile.write(found + rest)
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Pausing) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
 
 
 def moved(page: Page) -> float:
