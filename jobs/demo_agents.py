@@ -45,6 +45,7 @@ from jobs.demo import PREFIX, WORKS, Work, duration, owner, submission_of
 from jobs.lifecycle import EndReason
 from jobs.models import Attempt
 from jobs.submission import parse_submission
+from jobs.trouble import Trouble
 
 logger = logging.getLogger(__name__)
 
@@ -115,20 +116,16 @@ class Agents:
         self._every(SILENT_EVERY, self._fall_silent)
         if self._rate > 0:
             self._later(0, self._submit)
-        away = False
+        trouble = Trouble(logger, RETRY_SECONDS)
         while not self._ending.is_set():
             try:
                 self._act()
                 self._read()
             except redis.RedisError as error:
-                if not away:
-                    logger.error("trouble with Redis, trying again every %g s: %s", RETRY_SECONDS, error)
-                away = True
+                trouble.met("Redis", error)
                 self._ending.wait(RETRY_SECONDS)
-                continue
-            if away:
-                logger.info("Redis is well again")
-            away = False
+            else:
+                trouble.over("Redis")
 
     # --- time ------------------------------------------------------------------------------------------------------
 

@@ -22,6 +22,7 @@ from jobs.background import chores
 from jobs.leadership import LostLeadership
 from jobs.logformat import EachLine
 from jobs.scheduler import Scheduler, WrongMemory
+from jobs.trouble import Trouble, one_line
 
 logger = logging.getLogger("jobs.scheduler")
 
@@ -138,7 +139,7 @@ def run_once(stop: StopSignal) -> None:
 def stand_by(stop: StopSignal) -> None:
     """Take the lease whenever it is free, and lead; returns, or raises Stopped, when told to stop."""
     holder = leadership.new_holder()
-    trouble = Trouble()
+    trouble = Trouble(logger, RETRY_SECONDS)
     announced = False
     while not stop.received:
         try:
@@ -161,7 +162,7 @@ def stand_by(stop: StopSignal) -> None:
         stop.wait(settings.LEASE_SECONDS / 3)
 
 
-def lead(scheduler: Scheduler, stop: StopSignal, trouble: "Trouble") -> None:
+def lead(scheduler: Scheduler, stop: StopSignal, trouble: Trouble) -> None:
     """Pass after pass until told to stop, or until another scheduler leads."""
     logger.info("leading as %s, term %d, %s", scheduler.holder, scheduler.term, settings.PLACEMENT_STRATEGY)
     block = 0.0
@@ -192,7 +193,7 @@ def lead(scheduler: Scheduler, stop: StopSignal, trouble: "Trouble") -> None:
         give_up(scheduler)
 
 
-def lease_kept(scheduler: Scheduler, trouble: "Trouble") -> bool:
+def lease_kept(scheduler: Scheduler, trouble: Trouble) -> bool:
     """Keeps leading while Redis is away: a standby would not see more of it. False where the database is away too.
 
     Raises LostLeadership.
@@ -213,24 +214,3 @@ def give_up(scheduler: Scheduler) -> None:
         leadership.release(scheduler.holder, scheduler.term)
     except DatabaseFailure as error:
         logger.warning("the lease was not released: %s", one_line(error))
-
-
-class Trouble:
-    """What does not answer as it should, said once when it begins and once when it is over."""
-
-    def __init__(self) -> None:
-        self._known: set[str] = set()
-
-    def met(self, what: str, error: Exception) -> None:
-        if what not in self._known:
-            logger.error("trouble with %s, trying again every %g s: %s", what, RETRY_SECONDS, one_line(error))
-        self._known.add(what)
-
-    def over(self, what: str) -> None:
-        if what in self._known:
-            logger.info("%s is well again", what)
-        self._known.discard(what)
-
-
-def one_line(error: BaseException) -> str:
-    return " ".join(str(error).split()) or type(error).__name__
