@@ -29,17 +29,22 @@ def made(cls: type[M], values: Mapping[str, Any], related: Mapping[str, Model] |
 def read(rows: QuerySet[M], names: Sequence[str]) -> Iterator[M]:
     """The rows as instances that know these fields, named by attribute. They share what JSON they have in common, so
     that whoever changes it gives them another value."""
-    for values in _values(rows, [(rows.model, "", name) for name in names]):
-        yield made(rows.model, dict(zip(names, values, strict=True)))
+    for found in values(rows, names):
+        yield made(rows.model, dict(zip(names, found, strict=True)))
+
+
+def values(rows: QuerySet[M], names: Sequence[str]) -> Iterator[list[Any]]:
+    """The same without the instances."""
+    return _values(rows, [(rows.model, "", name) for name in names])
 
 
 def read_with(rows: QuerySet[M], names: Sequence[str], relation: str, its_names: Sequence[str]) -> Iterator[M]:
     """The same, each with the row of another model that the foreign key `relation` leads to."""
     other: Any = rows.model._meta.get_field(relation).related_model
     columns = [(rows.model, "", name) for name in names] + [(other, f"{relation}__", name) for name in its_names]
-    for values in _values(rows, columns):
-        related = made(other, dict(zip(its_names, values[len(names) :], strict=True)))
-        yield made(rows.model, dict(zip(names, values, strict=False)), {relation: related})
+    for found in _values(rows, columns):
+        related = made(other, dict(zip(its_names, found[len(names) :], strict=True)))
+        yield made(rows.model, dict(zip(names, found, strict=False)), {relation: related})
 
 
 def _values(rows: QuerySet[M], columns: Sequence[tuple[type[Model], str, str]]) -> Iterator[list[Any]]:
@@ -53,10 +58,10 @@ def _values(rows: QuerySet[M], columns: Sequence[tuple[type[Model], str, str]]) 
         wanted[place] = Cast(wanted[place], TextField())
     parsed: dict[str | None, Any] = {None: None}
     for row in rows.values_list(*wanted):
-        values = list(row)
+        found = list(row)
         for place in of_json:
-            text = values[place]
+            text = found[place]
             if text not in parsed:
                 parsed[text] = json.loads(text)
-            values[place] = parsed[text]
-        yield values
+            found[place] = parsed[text]
+        yield found

@@ -1,6 +1,5 @@
 """Database rows as the plain values of `jobs/scheduling`: read a piece at a time, each piece by an index."""
 
-import json
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
@@ -8,10 +7,10 @@ from datetime import datetime, timedelta
 from typing import NamedTuple
 from uuid import UUID
 
-from django.db.models import Q, QuerySet, Sum, TextField
-from django.db.models.functions import Cast
+from django.db.models import Q, QuerySet, Sum
 
 from executors.models import Executor
+from executors.rows import values
 from executors.writes import one_of
 from jobs.lifecycle import State
 from jobs.models import Attempt, Job
@@ -192,27 +191,21 @@ def _pending() -> QuerySet[Job]:
     return Job.objects.filter(state=State.PENDING)
 
 
+_READ = (
+    "id", "priority", "executor_id", "not_before", "shape",
+    "cpu_millicores", "memory_bytes", "gpu_type", "gpu_count", "labels",
+)  # fmt: skip
+
+
 def _read(jobs: QuerySet[Job]) -> list[Waiting]:
-    """Jobs of one shape share what they need: of a million, that is half of the memory; and labels, which are
-    JSON, are parsed once."""
-    rows = jobs.values_list(
-        "id",
-        "priority",
-        "executor_id",
-        "not_before",
-        "shape",
-        "cpu_millicores",
-        "memory_bytes",
-        "gpu_type",
-        "gpu_count",
-        Cast("labels", TextField()),
-    )
+    """Jobs of one shape share what they need: of a million, that is half of the memory."""
+    rows = values(jobs, _READ)
     shapes: dict[str, tuple[str, Requirements]] = {}
     found = []
-    for job_id, priority, executor_id, not_before, digest, cpu, memory, gpu_type, gpu_count, labels in rows:
+    for job_id, priority, executor_id, not_before, digest, *needs in rows:
         shape = shapes.get(digest)
         if shape is None:
-            shape = shapes[digest] = digest, Requirements(cpu, memory, gpu_type, gpu_count, json.loads(labels))
+            shape = shapes[digest] = digest, Requirements(*needs)
         found.append(Waiting(PendingJob(job_id, *shape, priority, executor_id), not_before))
     return found
 
