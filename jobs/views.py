@@ -29,7 +29,6 @@ from jobs.usage import report, samples_of
 SHOWN_RETRIES = 10
 MOST_ROOM = 100
 """Lines of a log for which the page keeps room: as many as fit in the highest log."""
-BEYOND_ANY_LINE = 1 << 53
 PARTS = "head", "facts", "attempts", "events", "settings"
 """Of the page, what changes: each a template and the element `job-…`."""
 
@@ -80,7 +79,7 @@ def job_detail(request: HttpRequest, job_id: uuid.UUID) -> HttpResponse:
 def _lines_of(job_id: uuid.UUID) -> int:
     """How long its log is, for the room that the page keeps for it; 0 where nobody can say."""
     try:
-        return read_log(broker.client(), job_id, BEYOND_ANY_LINE, limit=0).total
+        return read_log(broker.client(), job_id, limit=0).total
     except RedisUnavailable:
         return 0
 
