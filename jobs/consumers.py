@@ -11,6 +11,7 @@ A message without lines may bring another `tail`: what was printed of lines that
 
 import asyncio
 import uuid
+from contextlib import suppress
 from typing import Any
 from urllib.parse import parse_qsl
 
@@ -143,10 +144,10 @@ async def _next(tick_seconds: float) -> None:
 
 
 async def _wait(event: asyncio.Event, seconds: float) -> None:
-    try:
-        await asyncio.wait_for(event.wait(), seconds)
-    except TimeoutError:
-        return
+    # Not asyncio.wait_for: in Python 3.11 it forgets that it was cancelled where the event comes at the same moment.
+    with suppress(TimeoutError):
+        async with asyncio.timeout(seconds):
+            await event.wait()
 
 
 def _query(scope: dict[str, Any]) -> dict[str, str]:

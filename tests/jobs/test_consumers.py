@@ -396,6 +396,19 @@ async def test_many_readers_of_one_job_share_the_subscription_and_the_reads(redi
         assert redis_client.info("commandstats")["cmdstat_eval"]["calls"] - before < 3
 
 
+@pytest.mark.parametrize("turns", range(4))
+async def test_a_page_that_closes_just_as_a_hint_comes_ends(turns: int) -> None:
+    hint = asyncio.Event()
+    waiting = asyncio.create_task(job_consumers._wait(hint, 60))
+    await asyncio.sleep(0.01)
+    hint.set()
+    for _ in range(turns):
+        await asyncio.sleep(0)
+    had_ended = not waiting.cancel()
+    await asyncio.wait([waiting])
+    assert had_ended or waiting.cancelled()
+
+
 async def test_when_the_last_page_closes_nothing_is_left_subscribed(redis_client: redis.Redis) -> None:
     job = await in_thread(make_job)
     async with opened(f"/ws/jobs/{job.id}") as browser:
