@@ -9,7 +9,6 @@ from collections import deque
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-import hiredis
 import redis.asyncio
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
@@ -57,12 +56,9 @@ class Link:
     def _client(url: str) -> redis.asyncio.Redis:
         """Without a time-out of its own (`patiently` has one): redis-py's is an asyncio.wait_for, which up to Python
         3.11 swallows a cancellation that comes just as the write is done, so that a loop told to end would go on."""
-        client = redis.asyncio.Redis.from_url(
+        return redis.asyncio.Redis.from_url(
             url, socket_connect_timeout=5, socket_timeout=None, socket_keepalive=True, retry=Retry(NoBackoff(), 0)
         )
-        pool = client.connection_pool
-        pool.connection_class = type("Connection", (_QuickPacking, pool.connection_class), {})
-        return client
 
     async def close(self) -> None:
         await self.client.aclose()
@@ -197,14 +193,6 @@ class Link:
         with contextlib.suppress(RedisError, OSError, TimeoutError):
             async with asyncio.timeout(CALL_TIMEOUT):
                 await pipeline.execute()
-
-
-class _QuickPacking:
-    """Commands are put into Redis's protocol by hiredis, which redis-py has do that only where it is not asynchronous.
-    A log's lines are that many arguments: packing them was more than half of the agent's CPU."""
-
-    def pack_command(self, *args: Any) -> list[bytes]:
-        return [hiredis.pack_command((*args[0].split(), *args[1:]))]
 
 
 def _command(seq: int, fields: dict[bytes, bytes]) -> Command | None:

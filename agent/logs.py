@@ -10,13 +10,16 @@ import codecs
 import logging
 import struct
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
+import hiredis
 import redis.asyncio
+from redis.exceptions import ResponseError
 
+from agent.batch import Batch
 from agent.log_scripts import CLOSE, FULL, OPEN, SETTLE, SKIP, TELL
 from agent.protocol import ARCHIVE_AFTER_BYTES, ARCHIVE_AFTER_SECONDS, MOST_TAIL, NOTED, Keys
 
@@ -277,22 +280,18 @@ class LogWriter:
         self._told = NO_TAILS
         return Reached(first.decode(), last.decode(), Position(*positions[:2]), Position(*positions[2:]))
 
-    async def append(
-        self, lines: list[bytes], size: int, stdout: Position, stderr: Position, tails: Tails = NO_TAILS
-    ) -> None:
-        """Add lines of `size` bytes in all, which end at these positions; for `tails` see `tell`. Doing it twice adds
-        them once."""
+    async def append(self, batch: Batch, stdout: Position, stderr: Position, tails: Tails = NO_TAILS) -> None:
+        """Add lines, which end at these positions; for `tails` see `tell`. Doing it twice adds them once."""
         positions = [stdout.newlines, stdout.tail, stderr.newlines, stderr.tail]
-        moments = [lines[0].split(b" ", 1)[0], lines[-1].split(b" ", 1)[0]]
+        moments = [line.split(b" ", 1)[0] for line in (batch.first, *batch.newest(1))]
         archiving = [self._job_id, ARCHIVE_AFTER_BYTES, ARCHIVE_AFTER_SECONDS]
         last: list[Any] = [*tails, WAITS_SECONDS]
-        arguments = [self._attempt, self._shipped, len(lines), size, self._limit, *moments, *positions, self._channel]
+        arguments = [self._attempt, self._shipped, batch.count, batch.size, self._limit, *moments, *positions]
+        settle = [SETTLE, len(self._keys), *self._keys, *arguments, self._channel, *archiving, *last]
+        commands = batch.rpush(self._keys[0]), hiredis.pack_command(("EVAL", *settle))
 
         async def add() -> int:
-            async with self._client.pipeline() as pipe:
-                pipe.rpush(self._keys[0], *lines)
-                pipe.eval(SETTLE, len(self._keys), *self._keys, *arguments, *archiving, *last)  # type: ignore[arg-type]
-                return int((await pipe.execute())[-1])
+            return int((await _transaction(self._client, commands))[-1])
 
         answer = await self._once_archived(add)
         self._shipped, self._told = answer, tails
@@ -347,3 +346,31 @@ class LogWriter:
             self.emptied()
             raise OutOfStep
         return answer
+
+
+_BEGIN_TRANSACTION, _END_TRANSACTION = hiredis.pack_command(("MULTI",)), hiredis.pack_command(("EXEC",))
+
+
+async def _transaction(client: redis.asyncio.Redis, commands: Sequence[bytes]) -> list[Any]:
+    """What Redis answers to commands that are in its protocol already, done all or none of them. redis-py would pack
+    them once more, argument by argument: each line is one. Raises as redis-py does."""
+    pool = client.connection_pool
+    connection = await pool.get_connection()  # type: ignore[no-untyped-call]
+    try:
+        await connection.send_packed_command([b"".join([_BEGIN_TRANSACTION, *commands, _END_TRANSACTION])])
+        refused = []
+        for _ in range(1 + len(commands)):
+            try:
+                await connection.read_response()
+            except ResponseError as error:
+                refused.append(error)
+        try:
+            answers: list[Any] = await connection.read_response()
+        except ResponseError as error:
+            raise refused[0] if refused else error from None
+    finally:
+        await pool.release(connection)
+    for answer in answers:
+        if isinstance(answer, Exception):
+            raise answer
+    return answers

@@ -15,6 +15,7 @@ from datetime import UTC, datetime
 
 from docker.errors import APIError
 
+from agent.batch import Batch
 from agent.engine import Engine, EngineAway
 from agent.http import Stream
 from agent.logs import (
@@ -75,8 +76,7 @@ class Batcher:
         """`full_bytes` is what is kept while Redis is slow; output before the positions is skipped."""
         self.splitters = {STDOUT: LineSplitter(stdout), STDERR: LineSplitter(stderr)}
         self._writer, self._full_bytes = writer, full_bytes
-        self._lines: list[bytes] = []
-        self._size = 0
+        self._batch = Batch()
         self.first = b""
         self.tail: list[bytes] = []
         """The newest lines shipped."""
@@ -116,15 +116,14 @@ class Batcher:
             return
         prefix = b"%s %s " % (when, STREAM_NAMES[stream])
         self.first = self.first or when
-        self._lines += [prefix + line for line in lines]
-        self._size += sum(map(len, lines)) + len(prefix) * len(lines)
+        self._batch.add(prefix, lines)
         self._some.set()
-        if self._size >= self._full_bytes // 2:
+        if self._batch.size >= self._full_bytes // 2:
             self._full.set()
 
     @property
     def is_full(self) -> bool:
-        return self._size >= self._full_bytes
+        return self._batch.size >= self._full_bytes
 
     async def room(self) -> None:
         """Wait while the buffer is full."""
@@ -138,17 +137,17 @@ class Batcher:
         while True:
             await self._some.wait()
             await self._linger(last)
-            lines, size, ended = self._lines, self._size, self._ended
-            self._lines, self._size = [], 0
+            batch, ended = self._batch, self._ended
+            self._batch = Batch()
             self._some.clear()
             self._full.clear()
             self._room.set()
             last = time.monotonic()
             stdout, stderr = self.splitters[STDOUT], self.splitters[STDERR]
             tails = self.beside.tails if self.beside else (stdout.unfinished, stderr.unfinished)
-            if lines:
-                await self._writer.append(lines, size, stdout.position, stderr.position, tails)
-                self.tail = (self.tail + lines[-TAIL_LINES:])[-TAIL_LINES:]
+            if batch.count:
+                await self._writer.append(batch, stdout.position, stderr.position, tails)
+                self.tail = (self.tail + batch.newest(TAIL_LINES))[-TAIL_LINES:]
             else:
                 await self._writer.tell(tails)
             if ended:
@@ -157,7 +156,7 @@ class Batcher:
     async def _linger(self, last: float) -> None:
         """Wait for the time of the next shipment, the last one having been at `last`."""
         while not self._full.is_set():
-            rest = last + (LINGER if self._lines else TAIL_LINGER) - time.monotonic()
+            rest = last + (LINGER if self._batch.count else TAIL_LINGER) - time.monotonic()
             if rest <= 0:
                 return
             try:
@@ -376,8 +375,7 @@ class Output:
         self._placed, self._rotated = (self._writer.shipped, stdout, stderr), False
 
     async def _add_note(self, text: str, stdout: Position, stderr: Position) -> None:
-        line = note(text)
-        await self._writer.append([line], len(line), stdout, stderr)
+        await self._writer.append(Batch([note(text)]), stdout, stderr)
 
 
 async def _stands_still(stream: Stream, exited: asyncio.Event) -> None:

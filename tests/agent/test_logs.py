@@ -12,6 +12,7 @@ import redis.asyncio
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from agent.batch import Batch
 from agent.logs import (
     MAX_LINE,
     STDERR,
@@ -161,15 +162,35 @@ def meta(client: redis.Redis, field: str) -> bytes | None:
     return client.hget("job_logs_meta:j", field)  # type: ignore[return-value]
 
 
+async def test_what_redis_refuses_is_raised_and_the_next_batch_gets_its_own_answer(
+    make_writer: Callable[..., LogWriter], redis_client: redis.Redis
+) -> None:
+    writer = make_writer()
+    await writer.open()
+    used, most = redis_client.info("memory")["used_memory"], redis_client.config_get("maxmemory")["maxmemory"]
+    redis_client.config_set("maxmemory", used // 2)
+    try:
+        with pytest.raises(redis.OutOfMemoryError):
+            await writer.append(Batch([b"a"]), Position(1), BEGIN)
+    finally:
+        redis_client.config_set("maxmemory", most or "0")
+    await writer.append(Batch([b"a", b"b"]), Position(2), BEGIN)
+    assert (log(redis_client), writer.shipped) == ([b"a", b"b"], 2)
+
+    redis_client.set("job_logs:j", "no list")
+    with pytest.raises(redis.ResponseError, match="WRONGTYPE"):
+        await writer.append(Batch([b"c"]), Position(3), BEGIN)
+
+
 async def test_an_attempt_that_was_cut_off_says_so_where_the_next_begins_and_a_whole_one_says_nothing(
     make_writer: Callable[..., LogWriter], redis_client: redis.Redis
 ) -> None:
     first, second, third = (make_writer(attempt) for attempt in (1, 2, 3))
     await first.open()
-    await first.append([b"t stdout a"], 10, Position(1), BEGIN)
+    await first.append(Batch([b"t stdout a"]), Position(1), BEGIN)
     await second.open()
     await second.open()
-    await second.append([b"t stdout b"], 10, Position(1), BEGIN)
+    await second.append(Batch([b"t stdout b"]), Position(1), BEGIN)
     await second.close()
     await third.open()
     kept = log(redis_client)
@@ -194,8 +215,8 @@ async def test_a_batch_sent_again_because_its_answer_was_lost_is_written_once(
     twin = make_writer()
     await twin.open()
     for each in (writer, twin):
-        await each.append([b"a", b"b"], 2, Position(2, 0), Position())
-    await twin.append([b"c"], 1, Position(2, 1), Position(0, 4))
+        await each.append(Batch([b"a", b"b"]), Position(2, 0), Position())
+    await twin.append(Batch([b"c"]), Position(2, 1), Position(0, 4))
     assert log(redis_client) == [b"a", b"b", b"c"]
     reached = await make_writer().open()
     assert (reached.stdout, reached.stderr) == (Position(2, 1), Position(0, 4))
@@ -204,14 +225,14 @@ async def test_a_batch_sent_again_because_its_answer_was_lost_is_written_once(
 async def test_an_emptied_redis_is_noticed(make_writer: Callable[..., LogWriter], redis_client: redis.Redis) -> None:
     writer = make_writer()
     await writer.open()
-    await writer.append([b"a"], 1, Position(1), Position())
+    await writer.append(Batch([b"a"]), Position(1), Position())
     redis_client.flushall()
     with pytest.raises(OutOfStep):
-        await writer.append([b"b"], 1, Position(2), Position())
+        await writer.append(Batch([b"b"]), Position(2), Position())
     with pytest.raises(OutOfStep):
         await writer.close()
     assert await writer.open() == Reached("", "", Position(), Position())
-    await writer.append([b"a", b"b"], 2, Position(2), Position())
+    await writer.append(Batch([b"a", b"b"]), Position(2), Position())
     assert log(redis_client) == [b"a", b"b"]
 
 
@@ -220,16 +241,16 @@ async def test_a_superseded_attempt_writes_nothing_more(
 ) -> None:
     old, new = make_writer(1), make_writer(2)
     await old.open()
-    await old.append([b"old"], 3, Position(1), Position())
+    await old.append(Batch([b"old"]), Position(1), Position())
     await old.close()
     assert meta(redis_client, "complete") == b"1"
     redis_client.expire("job_logs:j", 100)  # As the archiver does
     await new.open()
     assert (meta(redis_client, "complete"), redis_client.ttl("job_logs:j")) == (b"0", -1)
-    for late in (old.open(), old.append([b"late"], 4, Position(2), Position()), old.close()):
+    for late in (old.open(), old.append(Batch([b"late"]), Position(2), Position()), old.close()):
         with pytest.raises(Superseded):
             await late
-    await new.append([b"new"], 3, Position(1), Position())
+    await new.append(Batch([b"new"]), Position(1), Position())
     assert log(redis_client) == [b"old", b"new"]
     assert meta(redis_client, "lines") == b"2"
 
@@ -239,7 +260,7 @@ async def fill(writer: LogWriter, batches: int) -> None:
     await writer.open()
     for batch in range(batches):
         lines = [b"%09d." % (batch * 300 + number) for number in range(300)]
-        await writer.append(lines, 3000, Position(300 * (batch + 1)), Position())
+        await writer.append(Batch(lines), Position(300 * (batch + 1)), Position())
 
 
 async def test_a_log_over_its_limit_leaves_its_archived_lines_to_the_archive(
@@ -308,7 +329,7 @@ async def test_5_a_later_attempt_waits_for_one_that_waits_for_the_archive_and_no
     assert not any(task.done() for task in opening), "it may have more to write"
     await first.close()
     await opening[0]
-    await second.append([b"t stdout b"], 10, Position(1), BEGIN)
+    await second.append(Batch([b"t stdout b"]), Position(1), BEGIN)
     await second.close()
     await opening[1]
     kept = log(redis_client)
@@ -340,9 +361,9 @@ async def test_the_archive_is_asked_for_in_time(
     writer = make_writer()
     await writer.open()
     redis_client.delete("logs_to_archive")  # A log that begins is looked at once.
-    await writer.append([b"a"], 1, Position(1), Position())
+    await writer.append(Batch([b"a"]), Position(1), Position())
     assert (redis_client.zscore("logs_to_archive", "j") or 0) > redis_client.time()[0] + 10
-    await writer.append([b"x" * 10**6], 10**6, Position(2), Position())
+    await writer.append(Batch([b"x" * 10**6]), Position(2), Position())
     assert redis_client.zscore("logs_to_archive", "j") == 0
     redis_client.delete("logs_to_archive")
     await writer.close()
@@ -357,7 +378,7 @@ async def test_readers_are_told_of_growth_and_of_the_end(
         listener.get_message(timeout=1)
         writer = make_writer()
         await writer.open()
-        await writer.append([b"a", b"b"], 2, Position(2), Position())
+        await writer.append(Batch([b"a", b"b"]), Position(2), Position())
         await writer.close()
         told = [listener.get_message(timeout=1), listener.get_message(timeout=1)]
     assert [message and message["data"] for message in told] == [b"2", b"2"]
@@ -368,7 +389,7 @@ async def test_a_batch_of_very_many_lines_goes_in(
 ) -> None:
     writer = make_writer()
     await writer.open()
-    await writer.append([b""] * 65_536, 0, Position(65_536), Position())
+    await writer.append(Batch([b""] * 65_536), Position(65_536), Position())
     assert redis_client.llen("job_logs:j") == 65_536
 
 
@@ -392,7 +413,7 @@ async def test_unfinished_lines_are_told_beside_the_log_and_never_become_part_of
 ) -> None:
     writer = make_writer()
     await writer.open()
-    await writer.append([b"t stdout one"], 12, Position(1), Position(), (b"", b"50 %"))
+    await writer.append(Batch([b"t stdout one"]), Position(1), Position(), (b"", b"50 %"))
     await writer.tell((b"", b"50 %\r60 %"))
     told = [meta(redis_client, field) for field in ("tail_stdout", "tail_stderr", "lines")]
     assert told == [b"", b"50 %\r60 %", b"1"]

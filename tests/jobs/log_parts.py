@@ -8,6 +8,7 @@ import redis
 import redis.asyncio
 from asgiref.sync import async_to_sync
 
+from agent.batch import Batch
 from agent.logs import LogWriter, Position
 from executors import broker
 from executors.broker import keys
@@ -47,8 +48,7 @@ async def writing(job: Job, attempt: int = 1, limit: int = LIMIT) -> AsyncIterat
 
 
 async def append(writer: LogWriter, lines: Sequence[str]) -> None:
-    raw = [text.encode() for text in lines]
-    await writer.append(raw, sum(map(len, raw)), Position(), Position())
+    await writer.append(Batch(text.encode() for text in lines), Position(), Position())
 
 
 @async_to_sync
