@@ -59,7 +59,7 @@ class Agent:
         self._engine = Engine(config.pull_timeout, config.registry_auth_file)
         self._link = Link(config, state.executor_id, on_return=lambda: self._say_hello(again=True))
         starts = Starts(config.start_concurrency)
-        self._sandboxes = Sandboxes(self._engine, state.executor_id, config.sandbox_pool, starts)
+        self._sandboxes = Sandboxes(self._engine, state, config.sandbox_pool, starts)
         self._kept = Kept(self._link, starts)
         self._node = Node(
             config=config,

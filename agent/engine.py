@@ -7,6 +7,7 @@ import asyncio
 import io
 import json
 import ssl
+import tarfile
 from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
@@ -76,6 +77,13 @@ class Engine:
     async def inspect(self, container: str) -> dict[str, Any]:
         found: dict[str, Any] = await self._call("GET", f"/containers/{container}/json")
         return found
+
+    async def file_in(self, container_id: str, path: str) -> bytes:
+        """The content of a small file in a container. Raises tarfile.TarError where the engine packs it otherwise."""
+        packed = await self._send("GET", await self._target(f"/containers/{container_id}/archive", {"path": path}))
+        with tarfile.open(fileobj=io.BytesIO(packed)) as archive:
+            found = [archive.extractfile(member) for member in archive]
+            return found[0].read() if found and found[0] else b""
 
     async def stats(self, container_id: str) -> dict[str, Any]:
         """The engine's counters of a container at this moment."""

@@ -171,7 +171,7 @@ class OneContainer:
 
     async def _create(self) -> str:
         uuids = {gpu.index: gpu.uuid for gpu in self._node.gpus}
-        if self._may_join and not self._sandbox_ids and (taken := self._node.sandboxes.take()):
+        if self._may_join and not self._sandbox_ids and (taken := self._node.sandboxes.take(again=self._tried_create)):
             self._sandbox_ids.add(taken)
         settings = container_settings(
             self.start,

@@ -7,40 +7,47 @@ used again. Where there is none, an attempt's container gets a network of its ow
 Taking a network apart costs the engine about as much as starting a container, so that waits, for a while, until nothing
 is being started. Making others waits for it in turn: idle and used ones together are never more than are wanted.
 
-Few are wanted at first, later as many as attempts came at once lately, up to the pool's size: an attempt that comes
-before the pool is full again adds to a burst, and one that nobody took for as long as it may be kept is wanted no more.
+Few are wanted at first, later as many as attempts came at once lately (`agent/bursts.py`), up to the pool's size: an
+attempt that comes before the pool is full again adds to a burst.
+
+The engine copies the node's DNS settings into a sandbox when it is made. An agent on the node sees them change; for one
+in a container the oldest idle sandbox is replaced now and then, and all are where the new one was given others.
 """
 
 import asyncio
 import contextlib
 import logging
+import os
 import secrets
+import tarfile
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
 from docker.errors import APIError, ImageNotFound
 
 from agent import crashpoints, sandbox_image
+from agent.bursts import Burst, largest, with_burst
 from agent.containers import sandbox_settings
 from agent.engine import Engine, EngineAway, explanation
+from agent.state import State
 
 logger = logging.getLogger(__name__)
 
-OLDEST_SECONDS = 600
-"""The engine copies the node's DNS settings into a sandbox when it is made; an agent in a container cannot see them
-change."""
+LOOK_SECONDS = 600
+"""From one look at the DNS settings that the engine gives a new sandbox to the next."""
 DNS_FILES = (Path("/etc/resolv.conf"), Path("/run/systemd/resolve/resolv.conf"))
 FEW = 2
 """Always wanted, where the pool has room for them."""
 REST_SECONDS = 0.2
 """Nothing must have been started for so long before one is made: a burst may have gaps."""
 FIRST_DELAY, LONGEST_DELAY = 2.0, 300.0
-LONGEST_USED_SECONDS = 30.0
-"""How long one that was used may wait for its removal."""
-REMOVED_AT_A_TIME = 2
+LONGEST_WAIT_SECONDS = 30.0
+"""How long one of no use any more may wait for its removal."""
+PACE_SECONDS = 2 / (os.cpu_count() or 1)
+"""From one to the next, beyond the few: each costs 0.2 s of CPU, all of them at most a tenth of the node's."""
+REMOVED_AT_A_TIME, REMOVED_AT_THE_END = 2, 16
 
 
 class Starts:
@@ -72,21 +79,26 @@ class Starts:
         return self._begun == before and self.quiet.is_set()
 
 
-@dataclass(frozen=True, slots=True)
-class _Idle:
-    made_at: float
-    dns: tuple[str, ...]
-
-
 class Sandboxes:
     """The sandboxes of one agent: up to `size` idle ones, and those that attempts have taken. None, where that is 0."""
 
-    def __init__(self, engine: Engine, executor_id: str, size: int, starts: Starts) -> None:
-        self._engine, self._executor_id, self._size, self._starts = engine, executor_id, size, starts
-        self._wanted, self._burst = min(FEW, size), 0
-        """How many are to be idle; attempts that came since so many were."""
-        self._idle: dict[str, _Idle] = {}
-        self._taken: dict[str, _Idle] = {}
+    def __init__(self, engine: Engine, state: State, size: int, starts: Starts) -> None:
+        self._engine, self._state, self._size, self._starts = engine, state, size, starts
+        self._bursts = state.load_bursts()
+        self._burst = self._saved_burst = 0
+        """Attempts that came since as many as are wanted were idle; how many of them are in `_bursts`."""
+        self._epoch = 1
+        """Those of an earlier one are of no use any more."""
+        self._dns = _dns()
+        self._given: bytes | None = None
+        """The DNS settings of the epoch: the node's, as the agent sees them, and what the engine made of them."""
+        self._look_at = float("-inf")
+        """When what it makes of them is to be looked at again."""
+        self._next_at = 0.0
+        """When another may be made, beyond the few."""
+        self._idle: dict[str, int] = {}
+        """With the epoch, oldest first."""
+        self._taken: dict[str, int] = {}
         self._used = set[str]()
         """Nobody's any more, and not removed yet."""
         self._making: asyncio.Task[None] | None = None
@@ -97,30 +109,31 @@ class Sandboxes:
 
     # --- for attempts
 
-    def take(self) -> str:
-        """The id of an idle sandbox, which is the caller's from now on; '' where there is none."""
-        self._drop_old()
-        self._burst += 1
-        self._wanted = min(self._size, max(self._wanted, self._burst))
+    def take(self, *, again: bool = False) -> str:
+        """The id of an idle sandbox, which is the caller's from now on; '' where there is none. `again`: the same
+        attempt asked before."""
+        if not self._size:
+            return ""
+        self._see_dns()
+        self._burst += not again
         self._changed.set()
         if not self._idle:
             return ""
-        sandbox_id, idle = self._idle.popitem()
-        self._taken[sandbox_id] = idle
+        sandbox_id, epoch = self._idle.popitem()
+        self._taken[sandbox_id] = epoch
         return sandbox_id
 
     def give_back(self, sandbox_id: str) -> None:
         """It was taken and no container was made that joins it."""
-        if idle := self._taken.pop(sandbox_id, None):
-            self._idle[sandbox_id] = idle
-            self._drop_old()
+        if epoch := self._taken.pop(sandbox_id, None):
+            self._add(sandbox_id, epoch)
 
     def discard(self, sandbox_id: str) -> None:
         """A sandbox that was taken, by this agent or its predecessor, is of no use any more: it will be removed."""
         self._taken.pop(sandbox_id, None)
         if sandbox_id not in self._used:
             self._used.add(sandbox_id)
-            self._remove(sandbox_id, LONGEST_USED_SECONDS)
+            self._remove(sandbox_id)
 
     async def runs(self, sandbox_id: str) -> bool:
         """Whether its network can be joined, or may be: the engine does not say at present."""
@@ -141,6 +154,8 @@ class Sandboxes:
 
     def renew(self) -> None:
         """The engine was away: the idle ones may be dead, or have been left out of its network."""
+        self._epoch += 1
+        self._look_at = float("-inf")
         for sandbox_id in list(self._idle):
             self.died(sandbox_id)
         self._changed.set()
@@ -154,23 +169,26 @@ class Sandboxes:
         delay = FIRST_DELAY
         while self._size:
             self._changed.clear()
-            self._drop_old()
-            while len(self._idle) > self._wanted:  # Some were given back.
+            self._see_dns()
+            while len(self._idle) > self._wanted:  # Some were given back, or are to be replaced.
                 self.died(next(iter(self._idle)))
-            if len(self._idle) >= self._wanted:
-                self._burst = 0
-            if len(self._idle) + len(self._used) >= self._wanted:
+            if len(self._idle) == self._wanted:
+                self._burst = self._saved_burst = 0
+            if pause := self._pause():
                 with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(OLDEST_SECONDS / 10):
+                    async with asyncio.timeout(pause):
                         await self._changed.wait()
                 continue
             if not await self._starts.rest(REST_SECONDS):
                 continue
+            self._remember()
+            self._next_at = time.monotonic() + PACE_SECONDS
             self._making = asyncio.create_task(self._make(), name="network sandbox")
             try:
                 await asyncio.shield(self._making)
                 delay = FIRST_DELAY
             except KeyError:
+                self._size = 0
                 known = " and ".join(sandbox_image.architectures())
                 logger.warning("No warm network sandboxes on %s: they exist for %s", self._engine.architecture, known)
                 return
@@ -189,17 +207,41 @@ class Sandboxes:
             await asyncio.wait({self._making}, timeout=seconds)
             if self._making.done() and not self._making.cancelled():
                 self._making.exception()  # Seen here, as nobody else waits for it.
+        self._remember()
+        self._removals = asyncio.Semaphore(REMOVED_AT_THE_END)
         self.renew()
         if self._removing:
             await asyncio.wait(set(self._removing), timeout=max(0, end - time.monotonic()))
+
+    # --- how many
+
+    @property
+    def _wanted(self) -> int:
+        """How many are to be idle."""
+        return min(self._size, max(FEW, self._burst, largest(self._bursts, time.time())))
+
+    def _remember(self) -> None:
+        """Keep on disk what has come since the pool was full, where it is more than is always wanted."""
+        if self._burst > max(FEW, self._saved_burst):
+            self._saved_burst = self._burst
+            self._bursts = with_burst(self._bursts, Burst(time.time(), self._burst))
+            self._state.save_bursts(self._bursts)
+
+    def _pause(self) -> float:
+        """Seconds until the next is to be made, where nothing changes; 0 for now."""
+        now = time.monotonic()
+        look = bool(self._idle) and now >= self._look_at
+        if len(self._idle) + len(self._used) >= self._wanted and not look:
+            return LOOK_SECONDS / 10
+        return max(0, self._next_at - now) if len(self._idle) >= FEW else 0
 
     # --- making them
 
     async def _make(self) -> None:
         """Raises KeyError where the image cannot be made for this architecture, EngineAway and APIError."""
-        self._making_name = f"sandbox-{self._executor_id}-{secrets.token_hex(4)}"
-        settings, dns = sandbox_settings(self._executor_id), _dns()
-        generation = self._engine.generation
+        self._making_name = f"sandbox-{self._state.executor_id}-{secrets.token_hex(4)}"
+        self._see_dns()
+        settings, epoch = sandbox_settings(self._state.executor_id), self._epoch
         try:
             try:
                 sandbox_id = await self._engine.create(settings, self._making_name)
@@ -213,25 +255,45 @@ class Sandboxes:
             except (EngineAway, APIError):
                 self._remove(sandbox_id)
                 raise
-            self._idle[sandbox_id] = _Idle(time.monotonic(), dns)
-            if generation != self._engine.generation:
-                self.died(sandbox_id)
+            if epoch == self._epoch and time.monotonic() >= self._look_at:
+                epoch = await self._look(sandbox_id)
+            self._add(sandbox_id, epoch)
         finally:
             self._making_name = ""
 
-    def _drop_old(self) -> None:
-        now, dns = time.monotonic(), _dns() if self._idle else ()
-        for sandbox_id, idle in list(self._idle.items()):
-            if now - idle.made_at > OLDEST_SECONDS:
-                self._wanted = max(min(FEW, self._size), self._wanted - 1)
-                self.died(sandbox_id)
-            elif idle.dns != dns:
-                self.died(sandbox_id)
+    def _add(self, sandbox_id: str, epoch: int) -> None:
+        self._see_dns()
+        if epoch == self._epoch:
+            self._idle[sandbox_id] = epoch
+        else:
+            self._remove(sandbox_id)
 
-    def _remove(self, sandbox_id: str, wait_seconds: float = 0) -> None:
-        """Remove it in the background, once nothing is being started or after `wait_seconds`; where that fails, the
-        agent's look for left-overs does it."""
-        latest = time.monotonic() + wait_seconds
+    async def _look(self, sandbox_id: str) -> int:
+        """Look at the DNS settings that the engine gave a new one: where they are others than before, or it does not
+        say which, a new epoch begins with it. Its epoch."""
+        epoch = self._epoch
+        try:
+            given = await self._engine.file_in(sandbox_id, "/etc/resolv.conf")
+        except (EngineAway, APIError, tarfile.TarError) as error:
+            logger.warning("The DNS settings of a network sandbox cannot be read, all are made anew: %s", error)
+            given = None
+        if epoch == self._epoch:
+            if given is None or given != self._given:
+                self.renew()
+                epoch = self._epoch
+            self._given, self._look_at = given, time.monotonic() + LOOK_SECONDS
+        return epoch
+
+    def _see_dns(self) -> None:
+        """A new epoch begins where the node's DNS settings were changed."""
+        if (now := _dns()) != self._dns:
+            self._dns = now
+            self.renew()
+
+    def _remove(self, sandbox_id: str) -> None:
+        """Remove it in the background, once nothing is being started or after a while; where that fails, the agent's
+        look for left-overs does it."""
+        latest = time.monotonic() + LONGEST_WAIT_SECONDS
 
         async def remove() -> None:
             async with self._removals:

@@ -3,6 +3,7 @@
 executor_id          made once: the node's name and six random digits
 last_command         the number of the last command processed, overwritten in place: that needs no room on a full disk
 attempts/JOB-N.json  each attempt accepted whose end was not reported, or whose container is kept for its log
+bursts               the largest bursts of jobs lately: how many sandboxes to keep ready
 lock                 held while an agent runs
 """
 
@@ -12,9 +13,11 @@ import logging
 import os
 import re
 import secrets
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from agent.bursts import Bursts, dumped, loaded
 from agent.config import BadSetting
 from agent.protocol import AttemptFinished, MalformedMessage, StartAttempt, StopAttempt, UnknownMessage, decode, encode
 
@@ -120,6 +123,21 @@ class State:
     def keeps(self, job_id: str, attempt: int | str) -> bool:
         """Whether the attempt was accepted and not forgotten."""
         return (self._attempts / f"{job_id}-{attempt}.json").exists()
+
+    def load_bursts(self) -> Bursts:
+        """Those last saved; none where they cannot be read."""
+        path = self._directory / "bursts"
+        try:
+            return loaded(path.read_text(), time.time()) if path.exists() else ()
+        except (OSError, ValueError) as error:
+            logger.warning("%s is unreadable, no burst of jobs is remembered: %s", path, error)
+            return ()
+
+    def save_bursts(self, bursts: Bursts) -> None:
+        try:
+            self._write(self._directory / "bursts", dumped(bursts))
+        except OSError as error:
+            self._note(error)
 
     def check(self) -> str:
         """Try to write, also what could not be written before: the problem with it, or ''."""

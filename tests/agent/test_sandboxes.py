@@ -4,7 +4,6 @@ import asyncio
 import os
 import signal
 import tempfile
-import uuid
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from agent.containers import SANDBOX_MEMORY
 from agent.engine import Engine
 from agent.protocol import Hello, StartAttempt
 from agent.sandboxes import Sandboxes, Starts
+from agent.state import State
 from script.sample_image import import_busybox
 from tests.agent.harness import MB, AgentProcess, wait_for
 from tests.faults import private_engine
@@ -191,78 +191,123 @@ def test_a_pull_does_not_keep_a_sandbox_from_others(
     assert joined(agent, start, docker_client) == sandbox
 
 
+class Pool:
+    """Sandboxes without an agent, with a state folder and an engine of their own."""
+
+    def __init__(self, folder: Path, docker_client: docker.DockerClient, size: int) -> None:
+        self._docker, self._engine = docker_client, Engine()
+        self._state = State(folder, "pool")
+        self.sandboxes = Sandboxes(self._engine, self._state, size, Starts(1))
+
+    async def __aenter__(self) -> "Pool":
+        await self._engine.connect()
+        self._running = asyncio.create_task(self.sandboxes.run())
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self._running.cancel()
+        await asyncio.gather(self._running, return_exceptions=True)
+        await self.sandboxes.close(10)
+        assert not self._ids(all=True)
+        self._engine.close()
+        self._state.close()
+
+    def _ids(self, **options: Any) -> set[str]:
+        filters = {"label": f"workload-runner.executor={self._state.executor_id}"}
+        return {found["Id"] for found in self._docker.api.containers(filters=filters, **options)}
+
+    async def idle(self, number: int, *, but: set[str] | None = None) -> set[str]:
+        """The ids of those that run and are not about to be removed, when they are so many, and others than these."""
+        for _ in range(500):
+            found = {sandbox_id for sandbox_id in self._ids() if self.sandboxes.keeps(sandbox_id, "")}
+            if len(found) == number and found != but:
+                return found
+            await asyncio.sleep(0.05)
+        pytest.fail(f"there were not {number} within 25 s")
+
+    async def take(self) -> str:
+        for _ in range(1000):
+            if taken := self.sandboxes.take(again=True):
+                return taken
+            await asyncio.sleep(0.02)
+        pytest.fail("there was no sandbox within 20 s")
+
+
 async def test_a_sandbox_is_for_one_alone_and_none_that_was_made_before_the_nodes_dns_changed_is_given_out(
     docker_client: docker.DockerClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     dns = tmp_path / "resolv.conf"
     dns.write_text("nameserver 192.0.2.1")
     monkeypatch.setattr("agent.sandboxes.DNS_FILES", (dns,))
-    engine = Engine()
-    await engine.connect()
-    pool = Sandboxes(engine, f"dns-{uuid.uuid4().hex[:6]}", 1, Starts(1))
-    running = asyncio.create_task(pool.run())
-
-    async def take() -> str:
-        for _ in range(1000):
-            if taken := pool.take():
-                return taken
-            await asyncio.sleep(0.02)
-        pytest.fail("there was no sandbox within 20 s")
-
-    try:
-        first = await take()
-        assert pool.take() == ""
-        pool.give_back(first)
-        assert pool.take() == first
-        pool.give_back(first)
+    async with Pool(tmp_path, docker_client, 1) as pool:
+        first = await pool.take()
+        assert pool.sandboxes.take() == ""
+        pool.sandboxes.give_back(first)
+        assert pool.sandboxes.take() == first
+        pool.sandboxes.give_back(first)
         dns.write_text("nameserver 192.0.2.2")
-        assert pool.take() == ""
-        second = await take()
+        assert pool.sandboxes.take() == ""
+        second = await pool.take()
         assert second != first
-        pool.discard(second)
-    finally:
-        running.cancel()
-        await asyncio.gather(running, return_exceptions=True)
-        await pool.close(10)
-    wait_for(lambda: not docker_client.containers.list(all=True, filters={"id": first}))
-    engine.close()
+        dns.write_text("nameserver 192.0.2.3")
+        pool.sandboxes.give_back(second)
+        third = await pool.take()
+        assert third not in (first, second), "given back, and too old by then"
+        pool.sandboxes.discard(third)
 
 
-async def test_as_many_are_kept_as_came_at_once_lately_and_few_when_they_are_not_needed(
-    docker_client: docker.DockerClient, monkeypatch: pytest.MonkeyPatch
+async def test_the_oldest_idle_one_is_replaced_now_and_then_and_all_where_the_engine_gives_other_dns_settings(
+    docker_client: docker.DockerClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    engine, name = Engine(), f"burst-{uuid.uuid4().hex[:6]}"
-    await engine.connect()
-    pool = Sandboxes(engine, name, 4, Starts(1))
-    running = asyncio.create_task(pool.run())
+    """As for an agent in a container, which does not see those of the node."""
+    monkeypatch.setattr("agent.sandboxes.DNS_FILES", ())
+    monkeypatch.setattr("agent.sandboxes.LOOK_SECONDS", 2)
+    given, really = b"", Engine.file_in
 
-    async def idle(number: int) -> None:
-        running_sandboxes = {"label": f"workload-runner.executor={name}", "status": "running"}
-        for _ in range(500):
-            if len(docker_client.api.containers(filters=running_sandboxes)) == number:
-                return
-            await asyncio.sleep(0.05)
-        pytest.fail(f"there were not {number} within 25 s")
+    async def file_in(engine: Engine, container_id: str, path: str) -> bytes:
+        return await really(engine, container_id, path) + given
 
+    monkeypatch.setattr(Engine, "file_in", file_in)
+    async with Pool(tmp_path, docker_client, 2) as pool:
+        before = await pool.idle(2)
+        after = await pool.idle(2, but=before)
+        assert len(before & after) == 1
+        given = b"nameserver 192.0.2.2\n"
+        assert not after & await pool.idle(2, but=after)
+
+
+async def test_the_engine_tells_which_dns_settings_it_gave(docker_client: docker.DockerClient, test_image: str) -> None:
+    container = docker_client.containers.run(test_image, ["sleep", "30"], detach=True, dns=["192.0.2.7"])
+    engine = Engine()
     try:
-        await idle(2)
-        taken = [pool.take() for _ in range(5)]
-        assert [bool(sandbox_id) for sandbox_id in taken] == [True, True, False, False, False]
-        for sandbox_id in taken[:2]:
-            pool.discard(sandbox_id)
-        await idle(4)
-        monkeypatch.setattr("agent.sandboxes.OLDEST_SECONDS", 0)
-        assert pool.take() == "", "all are too old"
-        monkeypatch.setattr("agent.sandboxes.OLDEST_SECONDS", 600)
-        await idle(2)
-        await asyncio.sleep(1)
-        await idle(2)
+        assert await engine.file_in(container.id, "/etc/resolv.conf") == b"nameserver 192.0.2.7\n"
     finally:
-        running.cancel()
-        await asyncio.gather(running, return_exceptions=True)
-        await pool.close(10)
-    assert not docker_client.api.containers(all=True, filters={"label": f"workload-runner.executor={name}"})
-    engine.close()
+        engine.close()
+        container.remove(force=True)
+
+
+async def test_as_many_are_kept_as_came_at_once_also_by_the_next_agent_and_few_when_that_is_long_ago(
+    docker_client: docker.DockerClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("agent.sandboxes.PACE_SECONDS", 0)
+    async with Pool(tmp_path, docker_client, 4) as pool:
+        await pool.idle(2)
+        taken = [pool.sandboxes.take() for _ in range(5)]
+        assert [bool(sandbox_id) for sandbox_id in taken] == [True, True, False, False, False]
+        pool.sandboxes.take(again=True)
+        for sandbox_id in taken[:2]:
+            pool.sandboxes.discard(sandbox_id)
+        await pool.idle(4)
+        assert (tmp_path / "bursts").read_text().endswith(", 5]]"), "at once: an agent may be killed"
+    async with Pool(tmp_path, docker_client, 3) as pool:
+        await pool.idle(3)
+        await asyncio.sleep(0.5)
+        await pool.idle(3)
+        monkeypatch.setattr("agent.bursts.REMEMBERED_SECONDS", -1)
+        pool.sandboxes.give_back(await pool.take())
+        await pool.idle(2)
+        await asyncio.sleep(0.5)
+        await pool.idle(2)
 
 
 async def test_a_gap_within_a_burst_is_no_rest() -> None:
@@ -281,6 +326,9 @@ def test_sandboxes_count_in_the_reserve(make_agent: MakeAgent) -> None:
     assert more.reserve_memory_bytes == 1024 * MB
 
 
+LISTEN = "nc -l -p 80 & while ! grep -q :0050 /proc/net/tcp*; do sleep 0.1; done; "
+
+
 def test_an_image_that_exposes_ports_runs_in_a_sandbox(
     agent: AgentProcess, test_image: str, docker_client: docker.DockerClient
 ) -> None:
@@ -289,7 +337,7 @@ def test_an_image_that_exposes_ports_runs_in_a_sandbox(
     image = made.commit(changes="EXPOSE 80/tcp")
     made.remove()
     try:
-        start = agent.run(image.id, ["sh", "-c", "nc -l -p 80 & sleep 0.3; echo hi | nc $(hostname) 80"])
+        start = agent.run(image.id, ["sh", "-c", LISTEN + "echo hi | nc $(hostname) 80; wait"])
         assert joined(agent, start, docker_client) == sandbox
         assert agent.finished(start).reason == "completed"
         assert agent.texts(start) == ["hi"]
