@@ -23,6 +23,7 @@ from jobs.logs import read_log
 from jobs.masking import masked
 from jobs.models import ContainerSettings, Job
 from jobs.reasons import why_waiting
+from jobs.remedies import remedy
 from jobs.timeline import happenings, steps
 from jobs.usage import report, samples_of
 
@@ -53,6 +54,8 @@ def detail_context(job_id: uuid.UUID) -> dict[str, Any]:
         "attempts": attempts[::-1],
         "current": current,
         "waiting": why_waiting(job),
+        "remedy": remedy(job.state, job.reason),
+        "ran": any(attempt.started_at for attempt in attempts),
         "steps": steps(job, current),
         "events": happenings(job, attempts, list(job.events.all()), services.retried_by(job)),
         "settings": rows_of(settings.applied, job.env) if settings else [],

@@ -20,7 +20,7 @@ const KINDS = {
   network: { lines: [["received", "--bar-used", true], ["sent", "--starting", false]], steps: BYTE_STEPS, format: (value) => `${bytes(value)}/s` },
   disk: { lines: [["read", "--bar-used", true], ["written", "--starting", false]], steps: BYTE_STEPS, format: (value) => `${bytes(value)}/s` },
 };
-const ALWAYS = ["cpu", "memory"]; // also where they are nothing
+const ALWAYS = ["cpu", "memory"]; // drawn also where they are nothing
 
 function trim(value) {
   return String(Number(value.toFixed(value < 1 ? 3 : 2)));
@@ -102,9 +102,9 @@ function say(figure, usage) {
   told.textContent = told.dataset.peak;
 }
 
-function isSeen(name, usage) {
+function isSeen(name, usage, drawn) {
   const { lines, limited } = KINDS[name];
-  if (ALWAYS.includes(name)) return true;
+  if (drawn && ALWAYS.includes(name)) return true;
   return limited ? (usage.peaks[name] ?? null) !== null : lines.some(([line]) => usage.sums[line] > 0);
 }
 
@@ -115,7 +115,7 @@ function show(usage) {
   if (panel.hidden) return;
   document.getElementById("usage-gone").hidden = drawn || !isFinal();
   for (const figure of panel.querySelectorAll("[data-chart]")) {
-    figure.hidden = !isSeen(figure.dataset.chart, usage);
+    figure.hidden = !isSeen(figure.dataset.chart, usage, drawn);
     figure.toggleAttribute("data-gone", !drawn);
     if (figure.hidden) continue;
     if (drawn) draw(figure, usage);

@@ -28,6 +28,7 @@ let goTo = selection.range; // the lines to be shown as soon as it is known that
 let seenTotal = 0; // lines there were when the end was last in view
 let only = false; // show only what matches
 let reading = { line: 0, beyond: 0 }; // what is at the top, or was before nothing was left to show
+let neverRan = false; // and never will
 let former = null; // where the reader was before a search that was only typed led elsewhere
 
 // --- Lines come --------------------------------------------------------------------------------------------------
@@ -52,7 +53,10 @@ function receive(page) {
 // What was printed of a line that never ended goes with the container, even where no agent is left to say so.
 const top = document.querySelector(".job-top");
 function watchState() {
-  const running = top.querySelector(".job-head").dataset.state === "RUNNING";
+  const head = top.querySelector(".job-head");
+  const running = head.dataset.state === "RUNNING";
+  neverRan = "neverRan" in head.dataset;
+  if (neverRan) describe();
   if (running === store.running) return;
   store.running = running;
   if (store.unfinished.length) arrived();
@@ -104,10 +108,15 @@ function describe() {
   part("count").textContent = only && search.active ? `${words}, ${number(rowsNow)} shown` : words + gone;
   part("count").title = dropped ? "They were lost before they were archived." : "";
   part("empty").hidden = rowsNow > 0;
-  part("empty").firstElementChild.textContent = total ? (search.done ? "No line matches." : "Searching…") : complete ? "The job printed nothing." : "No output yet. Lines appear here as the job prints them.";
+  part("empty").firstElementChild.textContent = total ? (search.done ? "No line matches." : "Searching…") : nothing(complete);
   const unseen = Math.max(0, total - seenTotal);
   part("new").hidden = following || !unseen;
   part("new").textContent = `↓ ${number(unseen)} new line${unseen === 1 ? "" : "s"}`;
+}
+
+function nothing(complete) {
+  if (neverRan) return "The job never ran, so it printed nothing.";
+  return complete ? "The job printed nothing." : "No output yet. Lines appear here as the job prints them.";
 }
 
 // One place for what is not as it should be; `kind` keeps them apart.
@@ -369,7 +378,6 @@ log.addEventListener("keydown", (event) => {
   else if (!mod && !event.altKey && KEYS[event.key]) KEYS[event.key]();
   else return;
   event.preventDefault();
-  event.stopPropagation();
 });
 
 function press(button, on) {

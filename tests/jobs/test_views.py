@@ -11,6 +11,7 @@ from django.utils import timezone
 from pytest_django import DjangoAssertNumQueries
 
 from executors.broker import keys
+from executors.models import Executor
 from jobs.lifecycle import State
 from jobs.models import Attempt, ContainerSettings, Job, JobEvent, new_job_id
 from tests.rows import make_executor, make_job
@@ -153,7 +154,7 @@ def test_a_starting_job_shows_its_progress(client: Client) -> None:
     job = make_job(State.STARTING, make_executor())
     job.attempts.update(progress="pulling alpine:latest: 40 %")
     page = text_of(client, f"/jobs/{job.id}/")
-    assert "pulling alpine:latest: 40 %" in page
+    assert "Pulling alpine:latest: 40 %" in page
     assert re.search(r'<progress max="100" value="40"', page)
 
 
@@ -170,6 +171,32 @@ def test_a_failed_job_shows_the_sentence_and_every_attempt(client: Client) -> No
     assert "The command exited with code 3." in page
     assert "forgotten-node" in page
     assert "The executor stopped sending heartbeats." in page
+
+
+def test_a_job_that_never_ran_says_so_and_what_to_do(client: Client) -> None:
+    job = make_job(State.FAILED, make_executor())
+    Job.objects.update(reason="image_not_found", reason_text="There is no image alpine:latset.")
+    assert "data-never-ran" not in text_of(client, f"/jobs/{job.id}/")
+    Attempt.objects.update(started_at=None)
+    page = text_of(client, f"/jobs/{job.id}/")
+    assert "data-never-ran" in page
+    assert "Check the image&#x27;s name and tag" in page
+
+
+def test_a_job_keeps_the_name_of_an_executor_that_was_forgotten(client: Client) -> None:
+    job = make_job(State.SUCCEEDED, make_executor("gone-node"))
+    Executor.objects.all().delete()
+    facts = re.search(r"<dt>Executor</dt><dd>(.*?)</dd>", text_of(client, f"/jobs/{job.id}/"))
+    assert facts and facts[1] == "gone-node"
+
+
+def test_what_is_very_long_scrolls_in_its_place(client: Client) -> None:
+    short = make_job(command=["true"], env={"MODE": "fast"})
+    long = make_job(command=["sh", "-c", "x" * 3000], env={f"V{number}": "1" for number in range(100)})
+    for name in ("Command", "Environment"):
+        scrolls = f'tabindex="0" role="group" aria-label="{name}"'
+        assert scrolls in text_of(client, f"/jobs/{long.id}/")
+        assert scrolls not in text_of(client, f"/jobs/{short.id}/")
 
 
 def test_secrets_are_hidden_and_other_variables_shown(client: Client) -> None:
@@ -271,7 +298,7 @@ def test_a_pull_is_shown_layer_by_layer(client: Client) -> None:
     job.attempts.update(progress="pulling alpine: 50 % of 2.1 MB", layers=layers)
     page = text_of(client, f"/jobs/{job.id}/")
     assert re.search(r'<code>a1</code><progress max="2097152" value="1048576"', page)
-    assert "1 MB of 2 MB" in page
+    assert "downloading, 1 MB of 2 MB" in page
     assert page.index("Image pulled") < page.index("Created")
     assert "<script>alert" not in page
 
