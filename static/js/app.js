@@ -1,4 +1,5 @@
 // Every page: the socket, the times, the theme button, dialogs and forms.
+import { complain } from "./complain.js";
 import { startKeys } from "./keys.js";
 import { startLive } from "./live.js";
 import { startNotify } from "./notify.js";
@@ -24,9 +25,16 @@ document.addEventListener("click", (event) => {
   if (dismisser) document.getElementById(dismisser.dataset.dismisses).close();
   const copier = event.target.closest("[data-copies]");
   if (copier) copy(copier);
-  if (event.target.nodeName === "TIME") event.target.closest("tr, .attention-list li")?.querySelector(".row-link, p > a")?.click(); // it stands above the link, for its own hover
   if (event.target.nodeName === "DIALOG") event.target.close(); // its backdrop
 });
+
+// A time stands above its row's link, for its own hover; a click with Ctrl or the middle button opens a tab as the link does.
+for (const kind of ["click", "auxclick"]) {
+  document.addEventListener(kind, (event) => {
+    if (event.target.nodeName !== "TIME" || event.button === 2) return;
+    event.target.closest("tr, .attention-list li")?.querySelector(".row-link, p > a")?.dispatchEvent(new MouseEvent("click", event));
+  });
+}
 
 async function copy(button) {
   const said = button.textContent;
@@ -51,16 +59,6 @@ addEventListener("pageshow", () => document.querySelectorAll("form[data-once]").
 
 document.addEventListener("htmx:sendError", () => complain("The server did not answer. Nothing was changed; try again."));
 document.addEventListener("htmx:responseError", (event) => complain(`The server refused: ${event.detail.xhr.status}. Reload the page and try again.`));
-
-function complain(sentence) {
-  const notice = document.createElement("p");
-  notice.className = "notice";
-  notice.dataset.level = "error";
-  notice.setAttribute("role", "alert");
-  notice.textContent = sentence;
-  document.getElementById("main").prepend(notice);
-  setTimeout(() => notice.remove(), 8000);
-}
 
 document.querySelector("[aria-invalid='true']")?.focus();
 startLive();

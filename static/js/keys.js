@@ -32,7 +32,11 @@ function remember(on) {
 
 function pressed(event) {
   if (event.key === "Escape" && event.target.matches("input[type=search]") && !event.target.value) event.target.blur(); // back to single keys
-  if (event.defaultPrevented || event.ctrlKey || event.metaKey || event.altKey || !toggle.checked) return;
+  if (event.ctrlKey || event.metaKey || event.altKey || !toggle.checked) return;
+  if (event.defaultPrevented) {
+    begun = event.key === "g" ? performance.now() : -Infinity; // a log takes it, too, and goes to its first line
+    return;
+  }
   if (document.querySelector("dialog[open]") || isTyping(event.target)) return;
   if (act(event)) event.preventDefault();
 }
@@ -52,7 +56,7 @@ function act(event) {
   else if (key === "/") return focusSearch();
   else if (key === "j" || key === "k") return move(key === "j" ? 1 : -1);
   else if (key === "ArrowDown" || key === "ArrowUp") return current() !== null && move(key === "ArrowDown" ? 1 : -1);
-  else if (key === "x") return select(event.shiftKey);
+  else if (key === "x" || key === "X") return select(event.shiftKey);
   else return false;
   return true;
 }

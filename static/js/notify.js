@@ -1,5 +1,7 @@
 // A browser's notification when a job ends, for jobs whose page asked for it. Any open page of ours keeps watch.
 
+import { complain } from "./complain.js";
+
 const KEY = "notify-jobs";
 const LOOK_EVERY = 5000;
 const FINAL = ["SUCCEEDED", "FAILED", "ABORTED"];
@@ -40,7 +42,7 @@ async function toggle(button) {
   const others = watched().filter((id) => id !== job);
   if (others.length < watched().length) watch(others);
   else if ((await Notification.requestPermission()) === "granted") watch([...others, job]);
-  else button.title = "The browser does not allow notifications for this site: allow them in its settings.";
+  else complain("The browser does not let this site notify you. Allow it in the browser's settings for this site, and choose Notify me again.");
   showPressed(button);
 }
 

@@ -189,6 +189,10 @@ def test_a_time_tells_its_moment_to_the_pointer_and_still_opens_its_row(page: Pa
     time.hover()
     under_the_pointer = "document.querySelector(':hover:not(:has(:hover))').title"
     assert re.search(r"\d{4}.*\(\d{4}-\d\d-\d\d \d\d:\d\d:\d\d UTC\)$", page.evaluate(under_the_pointer))
+    for click in ({"modifiers": ["Control"]}, {"button": "middle"}):
+        with page.context.expect_page() as opened:
+            time.click(**click)
+        expect(opened.value).to_have_url(re.compile(rf"/jobs/{job_id}/$"))
     time.click()
     expect(page).to_have_url(re.compile(rf"/jobs/{job_id}/$"))
 

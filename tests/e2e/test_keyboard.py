@@ -55,7 +55,7 @@ def test_rows_are_walked_chosen_and_opened(page: Page) -> None:
     page.keyboard.press("j")
     page.keyboard.press("j")
     expect(page.get_by_role("link", name="row-0")).to_be_focused()
-    page.keyboard.press("Shift+x")
+    page.keyboard.press("Shift+KeyX")  # as a keyboard has it: X
     expect(page.locator("#bulk-count")).to_have_text("3 selected")
     page.keyboard.press("k")
     expect(page.get_by_role("link", name="row-1")).to_be_focused()
@@ -85,6 +85,14 @@ def test_the_palette_finds_pages_and_jobs(page: Page) -> None:
     expect(palette).to_be_hidden()
 
 
+def test_from_within_a_log_keys_go_to_places_too(page: Page, cluster: Cluster) -> None:
+    page.goto(f"/jobs/{cluster.submit('true')}/")
+    page.locator("#log").focus()
+    page.keyboard.press("g")
+    page.keyboard.press("j")
+    page.wait_for_url("**/jobs/")
+
+
 def test_help_shows_the_keys_and_can_switch_them_off(page: Page) -> None:
     page.goto("/executors/")
     page.keyboard.press("?")
@@ -111,3 +119,11 @@ def test_a_job_that_ends_is_told_by_the_browser_on_any_page(page: Page, cluster:
     wait_for("the notification", lambda: page.evaluate("window.told.length"))
     assert page.evaluate("window.told") == ["watched: aborted"]
     assert page.evaluate("localStorage.getItem('notify-jobs')") == "[]"
+
+
+def test_a_browser_that_allows_no_notification_is_said_to_and_how_to_change_it(page: Page, cluster: Cluster) -> None:
+    page.add_init_script("Notification.requestPermission = async () => 'denied'")
+    page.goto(f"/jobs/{cluster.submit('true')}/")
+    page.get_by_role("button", name="Notify me").click()
+    expect(page.get_by_role("alert")).to_contain_text("Allow it in the browser's settings")
+    expect(page.get_by_role("button", name="Notify me")).to_have_attribute("aria-pressed", "false")
