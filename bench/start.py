@@ -5,9 +5,10 @@
 A real agent gets its commands through a real Redis, as from a scheduler. All containers run `true` (or `sleep`) from
 the same image under the same limits. Containers a second: from the first command until the last container is removed,
 all commands sent at once; the command line and docker-py at whichever of several concurrencies was best in a short
-trial. Placed to running, one job at a time: from the command until the agent's word that it runs; of the command line
-and docker-py until the container was started. CPU a job is that of the agent's process, of docker-py's, and of all
-`docker` processes.
+trial. An agent has two sandboxes at its node's first burst; after one, and a restart of the agent in between, as many
+as came, or as its memory is enough for. Placed to running, one job at a time: from the command until the agent's word
+that it runs; of the command line and docker-py until the container was started. CPU a job is that of the agent's
+process, of docker-py's, and of all `docker` processes.
 """
 
 import argparse
@@ -24,6 +25,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -43,10 +45,16 @@ IMAGE = "workload-runner-bench:latest"
 CORES, MEMORY, PIDS = 0.5, 64 * MB, 4096
 TRUE, BRIEFLY = ["true"], ["sleep", "0.2"]
 CONCURRENCIES = (2, 4, 8, 16)
-POOLS = (("0", "no sandboxes"), ("2", "2 sandboxes at most"), ("", "its own settings"))
-"""What AGENT_SANDBOX_POOL is set to."""
 PATIENCE = 900
 """Seconds after which something must be wrong."""
+
+
+@dataclass
+class Burst:
+    """Containers a second, and seconds of the client's CPU a job: this process and its children, or the agent."""
+
+    rate: float
+    cpu: float
 
 
 # --- Beside it -------------------------------------------------------------------------------------------------
@@ -91,18 +99,17 @@ def four_calls() -> None:
     api.remove_container(container, v=True)
 
 
-def rate(once: Callable[[], None], jobs: int, concurrency: int) -> tuple[float, float]:
-    """Containers a second, and seconds of CPU a job of this process and its children."""
+def rate(once: Callable[[], None], jobs: int, concurrency: int) -> Burst:
     before, begin = _cpu(), time.monotonic()
     with ThreadPoolExecutor(concurrency) as threads:
         for done in [threads.submit(once) for _ in range(jobs)]:
             done.result()
-    return jobs / (time.monotonic() - begin), (_cpu() - before) / jobs
+    return Burst(jobs / (time.monotonic() - begin), (_cpu() - before) / jobs)
 
 
 def best(once: Callable[[], None], trial: int) -> int:
     """The concurrency at which a trial of so many containers was fastest."""
-    return max(CONCURRENCIES, key=lambda concurrency: rate(once, trial, concurrency)[0])
+    return max(CONCURRENCIES, key=lambda concurrency: rate(once, trial, concurrency).rate)
 
 
 def _cpu() -> float:
@@ -123,10 +130,14 @@ class Node:
         settings = {"AGENT_CPU_CORES": "1000", "AGENT_MEMORY_GB": "100", "HEARTBEAT_INTERVAL": "30", **environment}
         settings |= {"JOB_POLL_INTERVAL": "10", "AGENT_SAMPLE_INTERVAL": "10"}
         url = f"redis://127.0.0.1:{port}/0"
-        self.agent = AgentProcess(folder / "agent", url, redis.Redis(port=port), **settings).start()
+        self.agent = AgentProcess(folder / "agent", url, redis.Redis(port=port), **settings)
+        self.launch()
+        self._heard, self._last_event = Counter[type](), "-"
+
+    def launch(self) -> None:
+        self.agent.start()
         assert self.agent.process
         self.process = psutil.Process(self.agent.process.pid)
-        self._heard, self._last_event = Counter[type](), "-"
 
     def close(self) -> None:
         if self.agent.process and self.agent.process.poll() is None:
@@ -186,46 +197,105 @@ def node(engine: docker.DockerClient, **environment: str) -> Iterator[Node]:
             made.close()
 
 
-def bursts(engine: docker.DockerClient, jobs: int, pool: str) -> list[tuple[float, float]]:
-    """Containers a second, and seconds of the agent's CPU a job: of a first burst and, where sandboxes are kept, of
-    another like it, when the agent has made what it wants for that. `pool` is the agent's setting, '' its default."""
+def burst(here: Node, jobs: int) -> Burst:
+    ended = here.listen()[AttemptFinished]
+    before, begin = here.cpu(), time.monotonic()
+    here.start(jobs, TRUE)
+    here.heard(AttemptFinished, ended + jobs)
+    here.gone()
+    return Burst(jobs / (time.monotonic() - begin), (here.cpu() - before) / jobs)
+
+
+@contextmanager
+def warmed(engine: docker.DockerClient, pool: str) -> Iterator[tuple[Node, int]]:
+    """A node that has run one job, with its few sandboxes, and how many it may have at most."""
     with node(engine, AGENT_SANDBOX_POOL=pool, AGENT_MEMORY_GB="") as here:
-        reserve = here.agent.events(Hello)[-1].reserve_memory_bytes
-        most = reserve // SANDBOX_MEMORY
+        most = here.agent.events(Hello)[-1].reserve_memory_bytes // SANDBOX_MEMORY
         here.warm(min(FEW, most))
         here.start(1, TRUE)
         here.heard(AttemptFinished, 1)  # The first warms caches.
         here.gone()
-        found = []
-        for sandboxes in (FEW, jobs) if most else (0,):
-            here.warm(min(sandboxes, most))
-            ended = here.listen()[AttemptFinished]
-            before, begin = here.cpu(), time.monotonic()
-            here.start(jobs, TRUE)
-            here.heard(AttemptFinished, ended + jobs)
-            here.gone()
-            found.append((jobs / (time.monotonic() - begin), (here.cpu() - before) / jobs))
-        return found
+        here.warm(min(FEW, most))
+        yield here, most
+
+
+@dataclass
+class Pool:
+    """A full one: sandboxes, seconds from the agent's start until it was full; its cost while nothing happens: CPU of
+    the engine and the agent as parts of a core, bytes of memory. (Every ten minutes one is replaced, with 0.3 s.)"""
+
+    sandboxes: int
+    filled: float
+    engine: float
+    agent: float
+    memory: int
+
+
+def fill(here: Node, sandboxes: int, seconds: float) -> Pool:
+    """Restart the agent and wait until it has made what it remembers that it needs; then watch it."""
+    here.agent.terminate()
+    free, begin = psutil.virtual_memory().available, time.monotonic()
+    here.launch()
+    here.warm(sandboxes)
+    filled = time.monotonic() - begin
+    time.sleep(5)
+    memory = free - psutil.virtual_memory().available
+    before, agent, begin = engine_cpu(), here.cpu(), time.monotonic()
+    time.sleep(seconds)
+    took = time.monotonic() - begin
+    return Pool(sandboxes, filled, (engine_cpu() - before) / took, (here.cpu() - agent) / took, memory)
+
+
+def engine_cpu() -> float:
+    """Seconds of the engine's processes on this machine, and of what they ran."""
+    names = ("dockerd", "containerd", "containerd-shim")
+    return sum(
+        sum(process.info["cpu_times"][:4])
+        for process in psutil.process_iter(["name", "cpu_times"])
+        if process.info["name"].startswith(names)
+    )
 
 
 # --- Tables ----------------------------------------------------------------------------------------------------
 
 
-def throughput(engine: docker.DockerClient, jobs: int) -> None:
+def throughput(engine: docker.DockerClient, jobs: int, seconds: float) -> None:
     trial = max(4, jobs // 6)
     at = {once: best(once, trial) for once in (run_rm, four_calls)}
     load = os.getloadavg()[0]
     cli, py = (rate(once, jobs, at[once]) for once in (run_rm, four_calls))
-    rows: list[list[object]] = [
-        [f"docker run --rm, {at[run_rm]} at a time", f"{cli[0]:.1f}", "", milliseconds(cli[1])],
-        [f"docker-py, {at[four_calls]} at a time", f"{py[0]:.1f}", "", milliseconds(py[1])],
+    found = [("docker run --rm", cli), ("docker-py", py)]
+    with warmed(engine, "0") as (here, _):
+        found.append(("agent without sandboxes", burst(here, jobs)))
+    with warmed(engine, "") as (here, most):
+        found.append(("agent, the node's first burst", burst(here, jobs)))
+        pool = fill(here, min(jobs, most), seconds)
+        found.append(("agent, restarted since a burst", burst(here, jobs)))
+    rows = [
+        [name, f"{one.rate:.1f}", f"{one.rate / max(cli.rate, py.rate):.2f}", milliseconds(one.cpu)]
+        for name, one in found
     ]
-    for pool, name in POOLS:
-        for here, when in zip(bursts(engine, jobs, pool), ("", ", another such burst"), strict=False):
-            ratio = here[0] / max(cli[0], py[0])
-            rows.append([f"agent, {name}{when}", f"{here[0]:.1f}", f"{ratio:.2f}", milliseconds(here[1])])
-    print_conditions("Containers a second on one node", engine, jobs=jobs, command="true", load_before=f"{load:.1f}")
-    print_table(("", "containers/s", "of the better one", "client's CPU a job"), rows)
+    print_conditions(
+        "Containers a second on one node",
+        engine,
+        jobs=jobs,
+        command="true",
+        at_a_time=f"docker run {at[run_rm]}, docker-py {at[four_calls]}",
+        load_before=f"{load:.1f}",
+    )
+    print_table(("", "containers/s", "of the better client", "client's CPU a job"), rows)
+    print_conditions("A full pool of sandboxes while nothing happens", engine, seconds=f"{seconds:g}")
+    share = [f"{100 * share:.2f} %" for share in (pool.engine, pool.agent)]
+    print_table(
+        (
+            "sandboxes",
+            "full after the agent's start",
+            "engine's CPU, of a core",
+            "agent's CPU, of a core",
+            "memory, MiB",
+        ),
+        [[pool.sandboxes, f"{pool.filled:.0f} s", *share, f"{pool.memory / MB:.0f}"]],
+    )
 
 
 def one_at_a_time(engine: docker.DockerClient, jobs: int) -> None:
@@ -291,7 +361,7 @@ if __name__ == "__main__":
     parser.add_argument("--jobs", type=int, default=200, help="for containers a second")
     parser.add_argument("--single", type=int, default=30, help="jobs one at a time")
     parser.add_argument("--quiet", type=int, nargs="*", default=[100, 1000], help="numbers of running jobs")
-    parser.add_argument("--seconds", type=float, default=30, help="for which quiet jobs are watched")
+    parser.add_argument("--seconds", type=float, default=60, help="for which quiet jobs and sandboxes are watched")
     arguments = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # What was started is ended and removed.
     here = docker.from_env()
@@ -299,6 +369,6 @@ if __name__ == "__main__":
     if arguments.single:
         one_at_a_time(here, arguments.single)
     if arguments.jobs:
-        throughput(here, arguments.jobs)
+        throughput(here, arguments.jobs, arguments.seconds)
     if arguments.quiet:
         quiet(here, arguments.quiet, arguments.seconds)
