@@ -280,7 +280,7 @@ class Agent:
 
     def _running_now(self) -> list[Running]:
         held = self._held.values()
-        return [Running(item.start, item.container_id, item.peaks) for item in held if item.container_id]
+        return [Running(item.start, item.container_id, item.peaks) for item in held if item.has_begun]
 
     async def _beat(self) -> None:
         while True:

@@ -90,6 +90,11 @@ class Attempt:
     def container_id(self) -> str:
         return self._container.id
 
+    @property
+    def has_begun(self) -> bool:
+        """Whether its command was started; before that its process is the runtime's, in the node's network."""
+        return self._told_running
+
     # --- what others tell it
 
     def stop(self, command: StopAttempt) -> None:

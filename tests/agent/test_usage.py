@@ -1,13 +1,18 @@
 """What containers use: from the kernel's files or the engine's answer, the same numbers."""
 
 import time
+from asyncio import Future
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import docker
 import pytest
 
-from agent.protocol import Use
+from agent.agent import Agent
+from agent.attempt import Attempt
+from agent.protocol import StartAttempt, Use
+from agent.state import Record
 from agent.usage import CGROUPS, Peaks, Reading, from_stats, read_cgroup
 
 MB = 1024**2
@@ -47,6 +52,18 @@ def test_cgroup_v1_is_read_too_and_what_is_gone_is_none(tmp_path: Path) -> None:
     (tmp_path / "cpuacct" / "docker" / "abc" / "cpuacct.usage").unlink()
     assert read_cgroup("abc", tmp_path) is None
     assert read_cgroup("other", tmp_path) is None
+
+
+def test_a_container_is_looked_at_only_once_its_command_was_started() -> None:
+    size = {"cpu_millicores": 1000, "memory_bytes": MB, "timeout_seconds": 60}
+    start = StartAttempt(seq=1, job_id="j", attempt=1, image="i", command=[], **size)
+    node: Any = SimpleNamespace(engine=SimpleNamespace(generation=0))
+    attempt = Attempt(node, Record(start, container_id="abc"), lambda *_: Future(), fresh=False)
+    agent = Agent.__new__(Agent)
+    agent._held = {("j", 1): attempt}
+    assert agent._running_now() == []
+    attempt._told_running = True
+    assert [running.container_id for running in agent._running_now()] == ["abc"]
 
 
 def test_peaks_are_the_highest_of_what_comes_and_goes_and_the_last_of_what_grows() -> None:
