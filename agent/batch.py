@@ -4,6 +4,8 @@ A million lines a second go through here, so nothing is done line by line that c
 a time has one prefix, which meets its lines only where the bytes for Redis are joined.
 """
 
+import itertools
+from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -75,3 +77,32 @@ def _arguments(run: _Run) -> list[bytes]:
     pieces[::3] = [_HEADS[before + size] for size in map(len, run.lines)]
     pieces[2::3] = run.lines
     return pieces
+
+
+class Pieces:
+    """How many bytes the lines have that a writer put at the end of a list, in pieces of `least` bytes or one batch:
+    Redis, which drops old ones from its front, need not look at each line then."""
+
+    def __init__(self, least: int) -> None:
+        self._least = least
+        self._pieces: deque[tuple[int, int]] = deque()
+        self.count = 0
+        """Lines."""
+
+    def add(self, count: int, size: int) -> None:
+        last = self._pieces.pop() if self._pieces and self._pieces[-1][1] < self._least else (0, 0)
+        self._pieces.append((last[0] + count, last[1] + size))
+        self.count += count
+
+    def keep(self, most: int) -> None:
+        """Forget the oldest until there are `most` lines at most."""
+        while self.count > most:
+            self.count -= self._pieces.popleft()[0]
+
+    def oldest(self) -> list[int]:
+        """Lines and bytes of the first few pieces, one after the other."""
+        return [number for piece in itertools.islice(self._pieces, OFFERED) for number in piece]
+
+
+OFFERED = 4
+"""Pieces: a batch is rarely larger than two of them, and what has grown too long is to become shorter."""

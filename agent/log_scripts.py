@@ -80,15 +80,26 @@ local function take_back(answer)
 end
 if attempt < current then return take_back(-1) end
 if current ~= attempt then return take_back(-2) end
-if shipped == expected + count then return take_back(shipped) end
+if shipped == expected + count then return take_back({shipped, redis.call('LLEN', list) - count}) end
 if shipped ~= expected then return take_back(-2) end
 local bytes, dropped = tonumber(redis.call('HGET', meta, 'bytes')), tonumber(redis.call('HGET', meta, 'dropped'))
 local archived, most = tonumber(redis.call('HGET', meta, 'archived') or '0'), 2 * count + 1000
+local unmeasured, piece = redis.call('LLEN', list) - count - tonumber(ARGV[19]), 20
 while bytes + size > limit and dropped < archived and most > 0 do
-    local cut = redis.call('LPOP', list, math.min(100, archived - dropped))
-    if not cut then break end
-    for _, line in ipairs(cut) do bytes = bytes - #line end
-    dropped, most = dropped + #cut, most - #cut
+    local lines = tonumber(ARGV[piece])
+    if unmeasured == 0 and lines and dropped + lines <= archived then
+        redis.call('LTRIM', list, lines, -1)
+        bytes, piece = bytes - ARGV[piece + 1], piece + 2
+    else
+        lines = math.min(100, archived - dropped)
+        if unmeasured > 0 then lines = math.min(lines, unmeasured) end
+        local cut = redis.call('LPOP', list, lines)
+        if not cut then break end
+        for _, line in ipairs(cut) do bytes = bytes - #line end
+        lines = #cut
+        unmeasured = unmeasured - lines
+    end
+    dropped, most = dropped + lines, most - lines
 end
 redis.call('HSET', meta, 'bytes', bytes, 'dropped', dropped)
 local unarchived = tonumber(redis.call('HGET', meta, 'unarchived') or '0')
@@ -113,10 +124,14 @@ else
     redis.call('ZADD', due, 'NX', redis.call('TIME')[1] + ARGV[15], ARGV[13])
 end
 redis.call('PUBLISH', ARGV[12], total)
-return expected + count
+return {expected + count, redis.call('LLEN', list)}
 """
 """Judges the lines that were added just before it in the same MULTI, and takes them back where they must not stay. They
-are no arguments of a script because each would become a Lua string, at twice the cost of adding it."""
+are no arguments of a script because each would become a Lua string, at twice the cost of adding it. So would each that
+is dropped because the log is too long, were it looked at: of so many of the newest lines (ARGV[19]) the writer says the
+bytes, in pieces, and only those before them are looked at.
+
+Answers how many lines the attempt has shipped and how many are in Redis, of all attempts."""
 
 TELL = (
     _PRELUDE

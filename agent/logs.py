@@ -19,7 +19,7 @@ import hiredis
 import redis.asyncio
 from redis.exceptions import ResponseError
 
-from agent.batch import Batch
+from agent.batch import Batch, Pieces
 from agent.log_scripts import CLOSE, FULL, OPEN, SETTLE, SKIP, TELL
 from agent.protocol import ARCHIVE_AFTER_BYTES, ARCHIVE_AFTER_SECONDS, MOST_TAIL, NOTED, Keys
 
@@ -40,6 +40,8 @@ EMPTIED_SECONDS = 10
 longer than that agent takes to reach Redis, and to look."""
 TURN_SECONDS = 3
 """So much longer for each attempt from the third on: they come in their order."""
+PIECES = 64
+"""Of what Redis keeps of a log; the oldest one is dropped where it is too much."""
 REPLACEMENT = "\N{REPLACEMENT CHARACTER}".encode()
 
 
@@ -259,6 +261,7 @@ class LogWriter:
         self._open, self._close = client.register_script(OPEN), client.register_script(CLOSE)
         self._tell, self._skip = client.register_script(TELL), client.register_script(SKIP)
         self._shipped = 0
+        self._pieces = Pieces(limit_bytes // PIECES)
         self._told = NO_TAILS
         self._turn, self._turn_begins = EMPTIED_SECONDS + TURN_SECONDS * max(0, attempt - 2), float("-inf")
         self.stuck = asyncio.Event()
@@ -277,6 +280,7 @@ class LogWriter:
 
         first, last, *numbers = await self._once_archived(begin)
         self._shipped, *positions = map(int, numbers)
+        self._pieces.keep(0)
         self._told = NO_TAILS
         return Reached(first.decode(), last.decode(), Position(*positions[:2]), Position(*positions[2:]))
 
@@ -285,16 +289,18 @@ class LogWriter:
         positions = [stdout.newlines, stdout.tail, stderr.newlines, stderr.tail]
         moments = [line.split(b" ", 1)[0] for line in (batch.first, *batch.newest(1))]
         archiving = [self._job_id, ARCHIVE_AFTER_BYTES, ARCHIVE_AFTER_SECONDS]
-        last: list[Any] = [*tails, WAITS_SECONDS]
+        last: list[Any] = [*tails, WAITS_SECONDS, self._pieces.count, *self._pieces.oldest()]
         arguments = [self._attempt, self._shipped, batch.count, batch.size, self._limit, *moments, *positions]
         settle = [SETTLE, len(self._keys), *self._keys, *arguments, self._channel, *archiving, *last]
         commands = batch.rpush(self._keys[0]), hiredis.pack_command(("EVAL", *settle))
 
-        async def add() -> int:
-            return int((await _transaction(self._client, commands))[-1])
+        async def add() -> Any:
+            return (await _transaction(self._client, commands))[-1]
 
-        answer = await self._once_archived(add)
-        self._shipped, self._told = answer, tails
+        self._shipped, held = await self._once_archived(add)
+        self._pieces.add(batch.count, batch.size)
+        self._pieces.keep(held)
+        self._told = tails
 
     async def tell(self, tails: Tails) -> None:
         """Say what each stream has printed behind its last newline, for who watches: no line, and it counts as none."""

@@ -289,6 +289,43 @@ async def test_no_line_leaves_redis_before_it_is_archived(
     assert log(redis_client) == [b"%09d." % number for number in range(450, 1500)]
 
 
+async def test_a_log_stays_as_long_as_it_says_whoever_wrote_its_lines_and_however_far_the_archive_is(
+    make_writer: Callable[..., LogWriter], redis_client: redis.Redis
+) -> None:
+    chance = random.Random(1)
+    redis_client.hset("job_logs_meta:j", "archived", 0)
+    written: list[bytes] = []
+    for attempt in (1, 2, 3):
+        writer = make_writer(attempt, limit_bytes=3000)
+        begin = len(written)
+        for batch in range(60):
+            if batch % 20 == 0:
+                await writer.open()
+            lines = [b"x" * chance.randrange(60) for _ in range(chance.randrange(1, 40))]
+            written += lines
+            archived = chance.randint(int(meta(redis_client, "archived") or 0), len(written) - len(lines))
+            redis_client.hset("job_logs_meta:j", mapping={"archived": archived, "unarchived": 0})
+            await writer.append(Batch(lines), Position(len(written) - begin), BEGIN)
+            held, dropped = log(redis_client), int(meta(redis_client, "dropped") or 0)
+            assert held == written[dropped:]
+            assert int(meta(redis_client, "bytes") or 0) == sum(map(len, held))
+            assert dropped <= archived
+            assert sum(map(len, held)) <= 3000 or dropped == archived
+        await writer.close()
+
+
+async def test_what_a_writer_put_into_redis_itself_is_dropped_without_a_look_at_each_line(
+    make_writer: Callable[..., LogWriter], redis_client: redis.Redis
+) -> None:
+    writer = make_writer(limit_bytes=10_000)
+    await writer.open()
+    redis_client.hset("job_logs_meta:j", "archived", 3000)
+    redis_client.config_resetstat()
+    await fill(writer, 10)
+    assert int(meta(redis_client, "dropped") or 0) >= 1800
+    assert "cmdstat_lpop" not in redis_client.info("commandstats")
+
+
 async def test_a_writer_waits_while_twice_the_limit_is_not_archived(
     make_writer: Callable[..., LogWriter], redis_client: redis.Redis
 ) -> None:
