@@ -24,6 +24,8 @@ from webapp import settings
 
 ROOT = Path(__file__).resolve().parent.parent
 VAR = settings.VAR_DIR.resolve()
+HONCHO = "import honcho.manager, honcho.command; honcho.manager.KILL_WAIT = 30; honcho.command.main()"
+"""By itself it kills after 5 seconds what has not ended: an agent may need more, which removes what it kept ready."""
 WILDCARDS = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104
 
 
@@ -65,7 +67,7 @@ def _serve(stack: ExitStack) -> int:
 
     say("Starting web, scheduler and one agent")
     env = _environment(host, port, url, is_open)
-    honcho = stack.enter_context(running([sys.executable, "-m", "honcho", "start"], env=env, cwd=ROOT, patience=20))
+    honcho = stack.enter_context(running([sys.executable, "-c", HONCHO, "start"], env=env, cwd=ROOT, patience=35))
     address = f"http://{_bracketed(WILDCARDS.get(host, host))}:{port}"
 
     def still_runs() -> bool:
