@@ -65,7 +65,8 @@ def cluster(whole_cluster: Cluster) -> Cluster:
 @pytest.fixture(scope="module")
 def addresses(cluster: Cluster) -> dict[str, str]:
     """The pages of things that exist."""
-    done = cluster.shell("seq 30; echo oops >&2; exit 3", name="ended", env={"A": "1"}, labels={})
+    many = {f"VARIABLE_{number}": "1" for number in range(20)}
+    done = cluster.shell(f"seq 30; echo oops >&2; exit 3 # {'and so on ' * 100}", name="ended", env=many, labels={})
     waiting = cluster.shell("true", name="too-large", cpu_cores=900, priority=3)
     cluster.wait_final(done)
     executor = cluster.executors()[0]["executor_id"]
@@ -302,10 +303,19 @@ def moved(page: Page) -> float:
     return float(page.evaluate("window.shifts.reduce((sum, [value]) => sum + value, 0)"))
 
 
+RENAME = """([name, other]) => {
+  const texts = document.createTreeWalker(document.querySelector("main"), NodeFilter.SHOW_TEXT);
+  while (texts.nextNode()) texts.currentNode.data = texts.currentNode.data.replaceAll(name, other);
+}"""
+
+
 def test_no_page_scrolls_sideways_at_any_width(browser: Browser, cluster: Cluster, addresses: dict[str, str]) -> None:
     with page_of(browser, cluster.url, "404") as page:
         for name in OURS:
             page.goto(addresses.get(name, name))
+            page.evaluate(
+                RENAME, [cluster.executors()[0]["name"], "a-rather-long-name.of-a-node.in-a.cluster.example.com"]
+            )
             for width in range(320, 1281, 40):
                 page.set_viewport_size({"width": width, "height": 800})
                 assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), (name, width)
