@@ -14,6 +14,7 @@ import logging
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from itertools import accumulate
 from typing import Any
 
 import redis
@@ -38,7 +39,7 @@ logger = logging.getLogger(__name__)
 LOOK_SECONDS = 1.0
 JOBS_A_ROUND = 100
 BYTES_A_ROUND = 32 * 1024**2
-PIECES_A_JOB = 8
+PIECES_A_JOB = 16
 JOINED_AT_MOST = 16
 """Chunks that one look at the end of a job's archive may join."""
 FIRST_STEP_LINES, MOST_LINES_A_STEP = 500, 2000
@@ -197,8 +198,8 @@ def _take(client: redis.Redis, job_id: str, log: LogArchive) -> Take:
 
 
 def _read(client: redis.Redis, job_id: str, position: int, size: int) -> tuple[dict[str, str], int, int, int, bytes]:
-    """The log's meta, then from `position` on at least `size` bytes of it where there are: the number of the first
-    line, of the line after the last in Redis, how many lines, and their text.
+    """The log's meta, then from `position` on `size` bytes of it where there are, up to an eighth more: the number
+    of the first line, of the line after the last in Redis, how many lines, and their text.
 
     Plain commands, in steps: a script that puts the text together costs Redis seven times as much, and the agent, who
     adds lines meanwhile, waits for it.
@@ -226,12 +227,19 @@ def _read(client: redis.Redis, job_id: str, position: int, size: int) -> tuple[d
             continue
         if not more:
             break
-        for line in more:
-            lines.append(line)
-            taken += len(line) + 1
-            if taken >= size:
-                break
+        found_bytes = sum(map(len, more)) + len(more)
+        if taken + found_bytes > size + size // 8:  # They are longer than those before.
+            more, found_bytes = _first(more, size - taken)
+        lines += more
+        taken += found_bytes
     return meta, first, total, len(lines), b"\n".join(lines) + b"\n"
+
+
+def _first(lines: list[bytes], size: int) -> tuple[list[bytes], int]:
+    """The first lines that have `size` bytes, with line ends, and the bytes that they have."""
+    ends = accumulate(len(line) + 1 for line in lines)
+    count, taken = next((count, end) for count, end in enumerate(ends, 1) if end >= size)
+    return lines[:count], taken
 
 
 def _begun(meta: dict[str, str]) -> tuple[str, str]:
