@@ -1,15 +1,15 @@
 """Logs: lines a second into Redis beside a bare `attach`, the delay from a line to a browser, the agent's memory.
 
-    python -m bench.logs --lines 1000000 --rounds 3 --readers 0 1 100
+    python -m bench.logs --lines 1000000 --rounds 5 --readers 0 1 100
 
 Throughput: the same container (same image, command, limits and log driver) is read in turn by a bare reader of
-docker-py's attach socket that only counts bytes, and by the system, with so many WebSocket clients that follow the
-job's page, in a process of their own on the same cores. The container waits first, for as long as they take to connect;
-the time is from then until the last byte was read, or until the last line lay in Redis. CPU is that of each process
-over one run, with what Redis's children took. The clients do what a page does but for drawing: they parse each message,
-answer it, fetch lines in view that it lacks, and stay until they have the last line. Delay: a job prints the machine's
-uptime every 50 ms; a WebSocket client of its page compares it with the uptime at which the line arrived (the kernel
-prints it to 10 ms).
+docker-py's attach socket that only counts bytes, and by the system (the one first in every other round), with so many
+WebSocket clients that follow the job's page, in a process of their own on the same cores. The container waits first,
+for as long as they take to connect; the time is from then until the last byte was read, or until the last line lay in
+Redis. CPU is that of each process over one run, with what Redis's children took. The clients do what a page does but
+for drawing: they parse each message, answer it, fetch lines in view that it lacks, and stay until they have the last
+line. Delay: a job prints the machine's uptime every 50 ms; a WebSocket client of its page compares it with the uptime
+at which the line arrived (the kernel prints it to 10 ms).
 """
 
 import argparse
@@ -219,10 +219,13 @@ def measure(lines: int, rounds: int, numbers: list[int]) -> None:
         bare: list[float] = []
         runs: dict[int, list[Run]] = {readers: [] for readers in numbers}
         ratios: dict[int, list[float]] = {readers: [] for readers in numbers}
-        for _ in range(rounds):
+        for number in range(rounds):
             for readers in numbers:
-                bare.append(bare_attach(engine, command, config))
+                if number % 2 == 0:
+                    bare.append(bare_attach(engine, command, config))
                 runs[readers].append(through_the_system(cluster, command, lines, readers))
+                if number % 2 == 1:
+                    bare.append(bare_attach(engine, command, config))
                 ratios[readers].append(bare[-1] / runs[readers][-1].seconds)
         waits = asyncio.run(delays(cluster, 200))
 
@@ -255,7 +258,7 @@ def measure(lines: int, rounds: int, numbers: list[int]) -> None:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--lines", type=int, default=1_000_000)
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--readers", type=int, nargs="*", default=[0, 1, 100], help="who follow the log meanwhile")
     arguments = parser.parse_args()
     measure(arguments.lines, arguments.rounds, arguments.readers)
