@@ -314,7 +314,7 @@ def test_no_page_scrolls_sideways_at_any_width(browser: Browser, cluster: Cluste
         for name in OURS:
             page.goto(addresses.get(name, name))
             page.evaluate(
-                RENAME, [cluster.executors()[0]["name"], "a-rather-long-name.of-a-node.in-a.cluster.example.com"]
+                RENAME, [cluster.executors()[0]["name"], "a-node-with-a-name.longer.than.cluster.example.com"]
             )
             for width in range(320, 1281, 40):
                 page.set_viewport_size({"width": width, "height": 800})
