@@ -291,6 +291,14 @@ def test_a_flood_is_followed_without_reading_it_out(page: Page, cluster: Cluster
     assert text(page, lines[5]).text_content() == str(lines[5] - 1)
 
 
+def test_the_log_of_a_job_that_never_ran_promises_no_lines(page: Page, cluster: Cluster) -> None:
+    job_id = cluster.submit("true")
+    page.goto(f"/jobs/{job_id}/")
+    expect(page.locator("#log")).to_contain_text("Lines appear here")
+    cluster.api.post(f"/api/v1/jobs/{job_id}/abort")
+    expect(page.locator("#log")).to_contain_text("The job never ran")
+
+
 def test_a_calm_log_is_read_out(page: Page, cluster: Cluster, job: str) -> None:
     open_log(page, job)
     expect(page.locator("#log-empty")).to_contain_text("No output yet")
