@@ -35,6 +35,8 @@ MAX_MEMORY_GB = 64 * 1024
 MAX_ARGUMENT_BYTES = 128 * 1024 - 1
 """Linux starts no program with a longer single argument or environment entry."""
 MAX_ERRORS = 20
+JOINERS = {0x200C: None, 0x200D: None}
+"""Invisible, but written within words in Persian and Indic scripts, and between the parts of emoji."""
 MIN_PRIORITY, MAX_PRIORITY = -1000, 1000
 MOST_IN_BATCH = 10_000
 
@@ -80,7 +82,7 @@ def _text(value: object) -> str:
 def _line(value: object) -> str:
     """Text without line breaks and other control characters, stripped."""
     text = _text(value).strip()
-    if not text.isprintable():
+    if not text.translate(JOINERS).isprintable():
         raise ValueError("Must be a single line of printable characters.")
     return text
 

@@ -65,6 +65,16 @@ def test_absurd_resources_are_refused_by_name(value: object) -> None:
     assert list(problems(memory_gb=65537 if value == 1025 else 0.005 if value == 0.009 else value)) == ["memory_gb"]
 
 
+@pytest.mark.parametrize("name", ["نامه\u200cها", "क्\u200dष", "👩\u200d🔬 run"])
+def test_a_name_is_taken_in_any_script(name: str) -> None:
+    assert fields(name=name)["name"] == name
+
+
+@pytest.mark.parametrize("name", ["two\nlines", "re\u202eversed", "bell\a"])
+def test_a_name_that_would_not_show_as_it_is_is_refused(name: str) -> None:
+    assert problems(name=name) == {"name": ["Must be a single line of printable characters."]}
+
+
 def test_a_refusal_says_what_would_be_accepted() -> None:
     assert problems(cpu_cores=0) == {"cpu_cores": ["Must be at least 0.01. 1 is one core, 0.5 half of one."]}
     assert "6 MB" in problems(memory_gb=0.001)["memory_gb"][0]
