@@ -89,7 +89,7 @@ class Run:
                 if shape.row == NOT_BLOCKED or job.special or shape in again:
                     self._try(entry)
                 else:
-                    heappush(shape.queue, entry)
+                    shape.enqueue(entry)
                 continue
             position = shape.cursor
             cpu_left, memory_left = cpu[position] - shape.cpu, memory[position] - shape.memory
@@ -119,7 +119,7 @@ class Run:
             else:
                 self._put(job, shape, position)
             return
-        heappush(shape.queue, entry)
+        shape.enqueue(entry)
         if shape in self._again and shape.queue[0] is entry:
             self._try_again(entry)
 

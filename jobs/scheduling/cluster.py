@@ -10,7 +10,6 @@ What is free is never counted up and down between passes: an executor that chang
 
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
-from heapq import heappush
 from uuid import UUID
 
 from jobs.scheduling.choosing import Run
@@ -108,7 +107,7 @@ class ClusterState:
         if shape.row == NOT_BLOCKED:
             self._untried.add(added)
         else:
-            heappush(shape.queue, entry_of(added))
+            shape.enqueue(entry_of(added))
             self._blocked.look_again(shape)
 
     def job_removed(self, job_id: UUID) -> None:

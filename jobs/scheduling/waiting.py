@@ -28,12 +28,13 @@ class Shape:
     """The pending jobs that placement cannot tell apart.
 
     `live` counts them. While the shape is blocked, `row` is its row in the table of blocked shapes and `queue` a heap
-    of its jobs, those that were tried or came later. `cursor` is the first executor that may have room, true as long
-    as none has got more since `epoch`; `quick` is the epoch, too, where CPU and memory alone decide whether it has.
+    of its jobs, those that were tried or came later, none of an order above `latest`. `cursor` is the first executor
+    that may have room, true as long as none has got more since `epoch`; `quick` is the epoch, too, where CPU and memory
+    alone decide whether it has.
     """
 
     __slots__ = (
-        "cpu", "cursor", "digest", "epoch", "kind", "live", "memory", "queue", "quick", "requirements", "row",
+        "cpu", "cursor", "digest", "epoch", "kind", "latest", "live", "memory", "queue", "quick", "requirements", "row",
     )  # fmt: skip
 
     def __init__(self, digest: str, requirements: Requirements, kind: Kind) -> None:
@@ -48,6 +49,15 @@ class Shape:
         self.row = NOT_BLOCKED
         self.epoch = self.quick = -1
         self.queue: list[Entry] = []
+        self.latest = -1
+
+    def enqueue(self, entry: "Entry") -> None:
+        """Add one to `queue`. What is behind all others, as most are, stays where it is put."""
+        if entry[0] > self.latest:
+            self.latest = entry[0]
+            self.queue.append(entry)
+        else:
+            heappush(self.queue, entry)
 
     def head(self) -> "Entry | None":
         """The first of the jobs in `queue`."""
@@ -94,6 +104,8 @@ class Untried:
     """Jobs that were not tried on any executor yet: a long sorted list, and a heap of those that came since."""
 
     MERGE = 1000
+    AT_ONCE = 4000
+    """As many jobs stay in the processor's cache from one loop over them to the next."""
 
     def __init__(self) -> None:
         self.sorted: list[Entry] = []
@@ -104,9 +116,10 @@ class Untried:
         heappush(self.heap, entry_of(job))
 
     def take_before(self, bound: int, at_most: int) -> list[Entry]:
-        """The next of the sorted ones, those before `bound`."""
+        """The next of the sorted ones, some of those before `bound`."""
         begin = self._at
-        self._at = min(bisect_left(self.sorted, bound, begin, key=itemgetter(0)), begin + at_most)
+        end = min(len(self.sorted), begin + at_most, begin + self.AT_ONCE)
+        self._at = bisect_left(self.sorted, bound, begin, end, key=itemgetter(0))
         return self.sorted[begin : self._at]
 
     def merge(self) -> None:
@@ -137,7 +150,7 @@ class Blocked:
             for name in ("_cpu", "_memory", "_gpus", "_ranks"):
                 setattr(self, name, np.concatenate([getattr(self, name)] * 2))
         self.shapes.append(shape)
-        heappush(shape.queue, first)
+        shape.enqueue(first)
         need = shape.requirements
         self._cpu[row], self._memory[row], self._gpus[row] = need.cpu_millicores, need.memory_bytes, need.gpu_count
         self._ranks[row] = first[0] >> RANK_SHIFT
