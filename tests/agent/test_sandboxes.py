@@ -219,7 +219,7 @@ class Pool:
     async def idle(self, number: int, *, but: set[str] | None = None) -> set[str]:
         """The ids of those that run and are not about to be removed, when they are so many, and others than these."""
         for _ in range(500):
-            found = {sandbox_id for sandbox_id in self._ids() if self.sandboxes.keeps(sandbox_id, "")}
+            found = {sandbox_id for sandbox_id in self._ids() if self.sandboxes.keeps(sandbox_id, "not being made")}
             if len(found) == number and found != but:
                 return found
             await asyncio.sleep(0.05)
