@@ -96,9 +96,10 @@ class Sandboxes:
         """When what it makes of them is to be looked at again."""
         self._next_at = 0.0
         """When another may be made, beyond the few."""
-        self._idle: dict[str, int] = {}
-        """With the epoch, oldest first."""
+        self._idle: list[str] = []
+        """All of this epoch, oldest first."""
         self._taken: dict[str, int] = {}
+        """With the epoch."""
         self._used = set[str]()
         """Nobody's any more, and not removed yet."""
         self._making: asyncio.Task[None] | None = None
@@ -119,8 +120,8 @@ class Sandboxes:
         self._changed.set()
         if not self._idle:
             return ""
-        sandbox_id, epoch = self._idle.popitem()
-        self._taken[sandbox_id] = epoch
+        sandbox_id = self._idle.pop()
+        self._taken[sandbox_id] = self._epoch
         return sandbox_id
 
     def give_back(self, sandbox_id: str) -> None:
@@ -148,7 +149,8 @@ class Sandboxes:
 
     def died(self, sandbox_id: str) -> None:
         """The engine says that it ended: nothing must join it."""
-        if self._idle.pop(sandbox_id, None):
+        if sandbox_id in self._idle:
+            self._idle.remove(sandbox_id)
             self._remove(sandbox_id)
             self._changed.set()
 
@@ -171,7 +173,7 @@ class Sandboxes:
             self._changed.clear()
             self._see_dns()
             while len(self._idle) > self._wanted:  # Some were given back, or are to be replaced.
-                self.died(next(iter(self._idle)))
+                self.died(self._idle[0])
             if len(self._idle) == self._wanted:
                 self._burst = self._saved_burst = 0
             if pause := self._pause():
@@ -264,7 +266,7 @@ class Sandboxes:
     def _add(self, sandbox_id: str, epoch: int) -> None:
         self._see_dns()
         if epoch == self._epoch:
-            self._idle[sandbox_id] = epoch
+            self._idle.append(sandbox_id)
         else:
             self._remove(sandbox_id)
 
