@@ -28,6 +28,7 @@ from agent.protocol import (
     Layer,
     StopAttempt,
 )
+from agent.resources import oom_kills
 from agent.state import Record
 from agent.usage import Peaks
 from agent.verdict import (
@@ -71,6 +72,8 @@ class Attempt:
         self._generation = node.engine.generation
         self._killed_by_other = self._engine_restarted = False
         self._saw_oom = self._reported = False
+        self._oom_kills = 0
+        """The node's, when the container was last seen alive."""
         self._to_keep: Output | None = None
         """What could be read from the ended container again."""
         self._ended_by = ""
@@ -175,6 +178,7 @@ class Attempt:
             await output.ship_anew()
 
     async def _live(self) -> AttemptFinished:
+        self._oom_kills = oom_kills()
         container, stream = await self._container.begin()
         if container is None:
             return self._finished(Verdict("container_gone", REMOVED))
@@ -219,7 +223,9 @@ class Attempt:
         while True:
             try:
                 if not looked:
+                    kills = oom_kills()
                     container = facts(await self._node.engine.inspect(container.id))
+                    self._oom_kills = self._oom_kills if container.ended else kills
                 looked = False
                 if container.ended:
                     return container
@@ -266,7 +272,9 @@ class Attempt:
     # --- what became of it
 
     async def _end(self, container: Facts, output: Output) -> AttemptFinished:
-        if container.exit_code == KILLED[0] and not (container.oom_killed or self._saw_oom or self._ended_by):
+        kernel_killed = oom_kills() > self._oom_kills
+        may_be_oom = container.exit_code == KILLED[0] or (container.exit_code and kernel_killed)
+        if may_be_oom and not (container.oom_killed or self._saw_oom or self._ended_by):
             await asyncio.sleep(LATE_OOM)
             container = await self._container.find() or container
         before = ended_by_predecessor(self.start, self.record.stop, container) if self.adopted else ""
@@ -275,12 +283,14 @@ class Attempt:
         around = Circumstances(
             ended_by=self._ended_by or before,
             oom=container.oom_killed or self._saw_oom,
+            kernel_killed=kernel_killed,
             killed_by_other=self._killed_by_other,
             engine_restarted=self._engine_restarted or self._node.engine.generation != self._generation,
             first_stderr=output.first_stderr,
             last_stderr=output.last_stderr,
         )
-        return self._finished(judge(self.start, container, around), container, around.oom)
+        verdict = judge(self.start, container, around)
+        return self._finished(verdict, container, around.oom or verdict.reason == "oom_killed")
 
     async def _ask_for_its_end(self, container: Facts) -> None:
         """A container may have been killed while no agent looked: by whom is to be told from what Docker remembers."""

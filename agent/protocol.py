@@ -209,8 +209,9 @@ class AttemptRunning:
 class AttemptFinished:
     """The last event of an attempt. `reason` is one of `jobs.lifecycle.EndReason`; `message` a sentence for a person.
 
-    `exit_code`, `oom_killed` and the times are the engine's own; None where no container ever ran. For `accepted_at`,
-    `pulled_at` and `created_at` see AttemptRunning, and for `settings`, which come here where it ended at once.
+    `exit_code`, `oom_killed` and the times are the engine's own, None where no container ever ran; `oom_killed` also
+    where the engine lost word of it, and the kernel has it. For `accepted_at`, `pulled_at` and `created_at` see
+    AttemptRunning, and for `settings`, which come here where it ended at once.
     """
 
     kind: ClassVar[str] = "attempt_finished"

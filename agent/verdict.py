@@ -18,6 +18,10 @@ STOP_SENTENCES = {
     "superseded": "Stopped: a newer attempt took over.",
     "timeout": "The job ran longer than its time-out and was stopped.",
 }
+LOST_OOM = (
+    "The kernel killed a process for want of memory as the job was killed (exit code {code}): it used more than the "
+    "{asked} it asked for, or the executor had no memory left."
+)
 REMOVED = "The container was removed on the executor by somebody else."
 
 
@@ -33,12 +37,14 @@ class Verdict:
 class Circumstances:
     """What the agent knows of the end besides the container's state.
 
-    `ended_by`: why the agent stopped it, a key of STOP_SENTENCES, or ''. `killed_by_other`: somebody else had Docker
-    kill it. `engine_restarted`: Docker was away since the attempt began.
+    `ended_by`: why the agent stopped it, a key of STOP_SENTENCES, or ''. `oom`: Docker says that a process of it was
+    killed for want of memory; `kernel_killed`: the kernel killed one for that on this node, about when it ended.
+    `killed_by_other`: somebody else had Docker kill it. `engine_restarted`: Docker was away since the attempt began.
     """
 
     ended_by: str = ""
     oom: bool = False
+    kernel_killed: bool = False
     killed_by_other: bool = False
     engine_restarted: bool = False
     first_stderr: bytes = b""
@@ -55,8 +61,8 @@ def judge(start: StartAttempt, container: Facts, around: Circumstances) -> Verdi
         return Verdict("container_gone", REMOVED)
     if code == 0:
         return Verdict("completed", "The command exited with code 0.")
+    asked = f"{start.memory_bytes / GB:.3g} GB"
     if around.oom:
-        asked = f"{start.memory_bytes / GB:.3g} GB"
         return Verdict("oom_killed", f"The job used more than the {asked} of memory it asked for.")
     if failed:
         return Verdict(failed.reason, failed.message)
@@ -64,6 +70,8 @@ def judge(start: StartAttempt, container: Facts, around: Circumstances) -> Verdi
         return Verdict("container_gone", f"The container was stopped on the executor by hand (exit code {code}).")
     if code in (*KILLED, REBOOTED) and around.engine_restarted:
         return Verdict("engine_error", f"Docker or the node was stopped or restarted under the job (exit code {code}).")
+    if code == KILLED[0] and around.kernel_killed:  # containerd may lose its word of it, as its issue 8893 tells.
+        return Verdict("oom_killed", LOST_OOM.format(asked=asked, code=code))
     return Verdict("exit_nonzero", f"The command exited with code {code}.")
 
 

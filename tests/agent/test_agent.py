@@ -53,6 +53,21 @@ def test_too_much_memory_is_reported_as_such(agent: AgentProcess, test_image: st
     assert (finished.reason, finished.oom_killed) == ("oom_killed", True)
 
 
+def test_where_docker_lost_its_word_of_it_the_kernels_count_says_what_killed_the_job(
+    agent: AgentProcess, test_image: str, docker_client: docker.DockerClient
+) -> None:
+    """containerd loses it now and then where many end at once. Here another's is in the kernel's count."""
+    killed = agent.run(test_image, ["sh", "-c", "kill -9 $$"])
+    assert (agent.finished(killed).reason, agent.finished(killed).exit_code) == ("exit_nonzero", 137)
+    killed = agent.run(test_image, ["sh", "-c", "sleep 3; kill -9 $$"])
+    agent.running(killed)
+    with pytest.raises(docker.errors.ContainerError):
+        docker_client.containers.run(test_image, ["tail", "/dev/zero"], mem_limit=16 * MB, remove=True)
+    finished = agent.finished(killed)
+    assert (finished.reason, finished.oom_killed, finished.exit_code) == ("oom_killed", True, 137)
+    assert "0.0625 GB it asked for, or the executor had no memory left" in finished.message
+
+
 def test_a_missing_command_is_named(agent: AgentProcess, test_image: str) -> None:
     finished = agent.finished(agent.run(test_image, ["no-such-program"]))
     assert finished.reason == "command_not_found"

@@ -79,6 +79,17 @@ def test_the_address_is_the_configured_one_or_the_one_towards_redis() -> None:
     assert resources.address("", "redis://no-such-host.invalid:6379/0") == ""
 
 
+def test_kills_for_want_of_memory_are_counted_where_the_kernel_counts_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(resources, "VMSTAT", tmp_path / "vmstat")
+    assert resources.oom_kills() == 0, "no such file"
+    resources.VMSTAT.write_text("drop_slab 0\noom_kill 207\nnuma_hit 1\n")
+    assert resources.oom_kills() == 207
+    resources.VMSTAT.write_text("nr_free_pages 5\n")
+    assert resources.oom_kills() == 0
+
+
 async def test_the_use_of_a_jobs_gpus_is_their_average_and_their_memory_together(nvidia_smi: FakeSmi) -> None:
     nvidia_smi("0, 80, 1000\n1, 40, 500\n2, 0, 3\n")
     monitor = resources.GpuMonitor()
