@@ -5,7 +5,7 @@ from typing import Any
 
 from django.core.exceptions import PermissionDenied
 from django.http import HttpRequest, HttpResponse
-from ninja import Body, Router
+from ninja import Body, Router, Status
 from pydantic import BaseModel, Field
 
 from executors import services
@@ -144,11 +144,11 @@ def resume_executor(request: HttpRequest, executor_id: str) -> dict[str, Any]:
 
 
 @router.post("/executors/{executor_id}/forget", response={204: None}, summary="Remove an executor that is gone")
-def forget_executor(request: HttpRequest, executor_id: str) -> tuple[int, None]:
+def forget_executor(request: HttpRequest, executor_id: str) -> Status[None]:
     """Refused with 409 while jobs count as running there. An agent of it that still runs joins anew."""
     operator(request)
     services.forget(executor_id)
-    return 204, None
+    return Status(204, None)
 
 
 @router.patch("/executors/{executor_id}/labels", response=ExecutorSummary, summary="Set or remove operator's labels")

@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from typing import Any
 from urllib.parse import urlsplit
 
-from asgiref.sync import sync_to_async
+from channels.db import database_sync_to_async
 from django.conf import settings
 from django.contrib.auth import authenticate
 from django.contrib.auth.models import AbstractBaseUser, AnonymousUser, User
@@ -158,9 +158,11 @@ async def user_of_scope(scope: Scope) -> AbstractBaseUser | AnonymousUser:
     """Who opened a WebSocket: the local user as for pages, else the user that channels found in the session."""
     headers = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in scope.get("headers", ())}
     client = scope.get("client") or ("", 0)
+    user: AbstractBaseUser | AnonymousUser
     if is_local(client[0], headers):
-        return await sync_to_async(local_user)()
-    user: AbstractBaseUser | AnonymousUser = scope.get("user") or AnonymousUser()
+        user = await database_sync_to_async(local_user)()
+    else:
+        user = scope.get("user") or AnonymousUser()
     return user
 
 

@@ -9,7 +9,9 @@ from typing import Any
 
 import pytest
 import redis
+from asgiref.sync import sync_to_async
 from channels.testing import WebsocketCommunicator
+from django.db import close_old_connections
 from django.test import Client
 from pytest_django import Settings
 
@@ -84,6 +86,7 @@ async def opened(path: str, headers: list[tuple[bytes, bytes]] = HEADERS) -> Asy
         yield Browser(socket)
     finally:
         await socket.disconnect()
+        await sync_to_async(close_old_connections)()  # Channels' communicator has them kept while it receives.
 
 
 async def in_thread(work: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
