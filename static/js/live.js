@@ -60,6 +60,7 @@ function open() {
   for (const resume of resumers) for (const [name, value] of Object.entries(resume())) url.searchParams.set(name, value);
   const mine = (socket = new WebSocket(url));
   mine.addEventListener("open", () => {
+    if (mine !== socket) return mine.close();
     failures = 0;
     connected();
     pinging = setInterval(ping, PING_EVERY);
@@ -77,7 +78,7 @@ function close() {
   overdue = null;
   const old = socket;
   socket = null;
-  old?.close();
+  if (old?.readyState === WebSocket.OPEN) old.close(); // One that still connects does so itself: before, it is an error.
 }
 
 function ping() {

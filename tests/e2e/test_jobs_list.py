@@ -66,6 +66,23 @@ def test_filters_show_as_chips_that_remove_them_and_stand_in_the_address(page: P
     expect(page).to_have_url(re.compile(r"/jobs/$"))
 
 
+def test_a_filter_changed_before_the_list_is_live_leaves_no_error_and_the_last_one_lives(
+    page: Page, cluster: Cluster
+) -> None:
+    page.goto("/jobs/?text=hasty")
+    expect(page.locator("#live-status")).to_have_text("Live")
+    page.evaluate("""() => {
+        for (const text of ["has", "hasty-one"]) {
+            document.querySelector("[data-socket]").dataset.socket = `/ws/jobs?text=${text}`;
+            document.dispatchEvent(new CustomEvent("htmx:afterSettle", { detail: { target: document.body } }));
+        }
+    }""")
+    cluster.submit("true", name="hasty-two")
+    cluster.submit("true", name="hasty-one")
+    expect(rows(page)).to_have_count(1)
+    assert names(page) == ["hasty-one"]
+
+
 def test_a_narrowed_list_is_not_filled_again_by_what_still_comes_for_the_whole_one(
     page: Page, cluster: Cluster
 ) -> None:
