@@ -5,6 +5,7 @@ import os
 import signal
 import tempfile
 from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ import pytest
 from agent import sandbox_image
 from agent.containers import SANDBOX_MEMORY
 from agent.engine import Engine
-from agent.protocol import Hello, StartAttempt
+from agent.protocol import AttemptFinished, AttemptRunning, Hello, StartAttempt
 from agent.sandboxes import Sandboxes, Starts
 from agent.state import State
 from script.sample_image import import_busybox
@@ -31,18 +32,24 @@ def sandboxes(agent: AgentProcess, engine: docker.DockerClient) -> list[Any]:
 
 
 def warm(agent: AgentProcess, engine: docker.DockerClient, number: int = 1) -> list[str]:
-    """The ids of the running sandboxes, when there are so many."""
+    """The ids of the running sandboxes, when there are so many, and the agent had a second to hear of the last."""
 
     def look() -> list[str]:
-        return [c.id for c in sandboxes(agent, engine) if c.status == "running"]
+        heard = datetime.now(UTC) - timedelta(seconds=1)
+        return [
+            c.id
+            for c in sandboxes(agent, engine)
+            if c.status == "running" and datetime.fromisoformat(c.attrs["State"]["StartedAt"]) < heard
+        ]
 
     wait_for(lambda: len(look()) == number, what=f"{number} warm sandboxes")
     return look()
 
 
 def joined(agent: AgentProcess, start: StartAttempt, engine: docker.DockerClient) -> str:
-    """The id of the sandbox whose network the running attempt has, or ''."""
-    container = engine.containers.get(agent.running(start).container_id)
+    """The id of the sandbox whose network the attempt has, or ''. It runs, or its log keeps its container."""
+    told = wait_for(lambda: agent.events(AttemptRunning, start) or agent.events(AttemptFinished, start), what="a start")
+    container = engine.containers.get(told[0].container_id)
     mode: str = container.attrs["HostConfig"]["NetworkMode"]
     return mode.partition("container:")[2]
 
