@@ -38,7 +38,7 @@ def test_a_page_of_which_a_script_or_style_did_not_arrive_is_loaded_once_more(
     drops = []
 
     def drop_first(route: Route) -> None:
-        """Not by `times=1`, which takes the route away while the page loads: it once hung for good there, under load."""
+        """Not by `times=1`, which takes the route away while the page loads: it hung there once, under load."""
         if drops:
             route.continue_()
         else:
