@@ -46,11 +46,22 @@ def test_a_process_ends_when_its_parent_is_killed() -> None:
     wait_for("the child to end", lambda: not child.is_running() or child.status() == psutil.STATUS_ZOMBIE)
 
 
-def test_what_needs_long_to_end_is_not_killed_by_script_server(tmp_path: Path) -> None:
+def test_what_needs_long_to_end_is_not_killed_by_script_server(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     """As an agent that removes what it kept ready; honcho by itself waits 5 seconds."""
     (tmp_path / "Procfile").write_text(
         "slow: trap 'sleep 6; touch ended; exit' TERM; touch ready; while :; do sleep 0.1; done\nweb: exec sleep 60\n"
     )
+    said = ""
+
+    def both_started() -> bool:
+        """honcho fails on a signal that comes before it knows the processes that it has started."""
+        nonlocal said
+        said += capfd.readouterr().out
+        return said.count(" started (pid=") == 2
+
     with running([sys.executable, "-c", HONCHO, "start"], cwd=tmp_path, patience=20):
+        wait_for("both to be known", both_started)
         wait_for("it to be ready", lambda: (tmp_path / "ready").exists())
     assert (tmp_path / "ended").exists()
