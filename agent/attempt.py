@@ -73,7 +73,7 @@ class Attempt:
         self._killed_by_other = self._engine_restarted = False
         self._saw_oom = self._reported = False
         self._oom_kills = 0
-        """The node's, when the container was last seen alive."""
+        """The node's, when nothing had happened to the container yet."""
         self._to_keep: Output | None = None
         """What could be read from the ended container again."""
         self._ended_by = ""
@@ -223,9 +223,7 @@ class Attempt:
         while True:
             try:
                 if not looked:
-                    kills = oom_kills()
                     container = facts(await self._node.engine.inspect(container.id))
-                    self._oom_kills = self._oom_kills if container.ended else kills
                 looked = False
                 if container.ended:
                     return container
@@ -249,8 +247,8 @@ class Attempt:
             try:
                 async with asyncio.timeout(max(0.02, until - time.time())):
                     await self._wake.wait()
-            except TimeoutError:
-                pass
+            except TimeoutError:  # Where something woke us, it may be killed already, and Docker not know of it yet.
+                self._oom_kills = oom_kills()
             self._wake.clear()
 
     @property
